@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "util/random.h"
+
+#define MAX_GROUPS 64
+
+const char *pg_version(void)
+{
+	return PGCTL_VERSION;
+}
+
+/* ---- Configuration ---- */
+
+static int from_env(const char *name, uint64_t *value, uint64_t max, struct pg_error *err)
+{
+	const char *text = getenv(name);
+	unsigned long long v;
+	char *end;
+
+	if (!text || !*text)
+		return 0;
+	errno = 0;
+	v = strtoull(text, &end, 10);
+	if (errno || *end || text[0] == '-' || v > max)
+		return error_set(err, -EINVAL, "%s=%s is not a number from 0 to %llu", name, text,
+				 (unsigned long long)max);
+	*value = v;
+	return 0;
+}
+
+int pg_config_init(struct pg_config *config, struct pg_error *err)
+{
+	static const struct pg_group_config one_group = { .n_domains = 1,
+							  .domains = { { .cpu = -1 } },
+							  .worker_cpu = -1 };
+	uint64_t ops = 4096, events = 8192, unclaimed = 65536, peers = 1024, regions = 4096;
+	uint64_t timeout_ms = 30000, spin_us = 50, busy = 0;
+	int rc;
+
+	if ((rc = from_env("PGCTL_MAX_OPS", &ops, 1u << 20, err)) ||
+	    (rc = from_env("PGCTL_MAX_EVENTS", &events, 1u << 20, err)) ||
+	    (rc = from_env("PGCTL_MAX_UNCLAIMED", &unclaimed, 1u << 24, err)) ||
+	    (rc = from_env("PGCTL_MAX_PEERS", &peers, 1u << 16, err)) ||
+	    (rc = from_env("PGCTL_MAX_REGIONS", &regions, 1u << 20, err)) ||
+	    (rc = from_env("PGCTL_OP_TIMEOUT_MS", &timeout_ms, 86400000, err)) ||
+	    (rc = from_env("PGCTL_SPIN_US", &spin_us, 1000000, err)) ||
+	    (rc = from_env("PGCTL_BUSY_POLL", &busy, 1, err)))
+		return rc;
+	*config = (struct pg_config){
+		.n_groups = 1,
+		.groups = &one_group,
+		.max_ops = (uint32_t)ops,
+		.max_events = (uint32_t)events,
+		.max_unclaimed = (uint32_t)unclaimed,
+		.max_peers = (uint32_t)peers,
+		.max_regions = (uint32_t)regions,
+		.op_timeout_ns = timeout_ms * 1000000,
+		.spin_ns = spin_us * 1000,
+		.busy_poll = busy,
+	};
+	return 0;
+}
+
+static int check_config(const struct pg_config *c, struct pg_error *err)
+{
+	if (c->n_groups < 1 || c->n_groups > MAX_GROUPS || !c->groups)
+		return error_set(err, -EINVAL, "%u groups; 1 to %d", c->n_groups, MAX_GROUPS);
+	if (c->max_ops < 2 || c->max_ops > 1u << 20 || (c->max_ops & (c->max_ops - 1)))
+		return error_set(err, -EINVAL, "max_ops %u is not a power of two from 2 to 2^20",
+				 c->max_ops);
+	if (c->max_events < 2 || c->max_events > 1u << 20 || (c->max_events & (c->max_events - 1)))
+		return error_set(err, -EINVAL, "max_events %u is not a power of two from 2 to 2^20",
+				 c->max_events);
+	if (c->max_unclaimed < 1 || c->max_unclaimed > 1u << 24)
+		return error_set(err, -EINVAL, "max_unclaimed %u; 1 to 2^24", c->max_unclaimed);
+	if (c->max_peers < 1 || c->max_peers > 1u << 16)
+		return error_set(err, -EINVAL, "max_peers %u; 1 to 65536", c->max_peers);
+	if (c->max_regions < 1 || c->max_regions > 1u << 20)
+		return error_set(err, -EINVAL, "max_regions %u; 1 to 2^20", c->max_regions);
+	if (c->op_timeout_ns == 0)
+		return error_set(err, -EINVAL, "op_timeout_ns is 0: nothing could ever succeed");
+	return 0;
+}
+
+/* ---- Life ---- */
+
+/* A hint for people and for choosing a path; connecting is what proves that a peer is local. */
+static void read_host_id(uint8_t host[16])
+{
+	char text[40] = { 0 };
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (read(fd, text, sizeof(text) - 1) > 0)
+		for (unsigned i = 0, n = 0; text[i] && n < 32; i++) {
+			unsigned v = text[i] >= '0' && text[i] <= '9' ? (unsigned)(text[i] - '0')
+				     : text[i] >= 'a' && text[i] <= 'f'
+					     ? (unsigned)(text[i] - 'a' + 10)
+					     : 99;
+
+			if (v == 99)
+				continue;
+			host[n / 2] = (uint8_t)(n % 2 ? host[n / 2] | v : v << 4);
+			n++;
+		}
+	close(fd);
+}
+
+int pg_engine_create(const struct pg_config *config, struct pg_engine **engine,
+		     struct pg_error *err)
+{
+	struct pg_config defaults;
+	struct pg_engine *e;
+	int rc;
+
+	if (!config) {
+		rc = pg_config_init(&defaults, err);
+		if (rc)
+			return rc;
+		config = &defaults;
+	}
+	rc = check_config(config, err);
+	if (rc)
+		return rc;
+	e = calloc(1, sizeof(*e) + config->n_groups * sizeof(e->groups[0]));
+	if (!e)
+		return error_set(err, -ENOMEM, "no memory for an engine");
+	e->config = *config;
+	e->config.groups = NULL; /* borrowed for this call only */
+	if ((rc = random_bytes(e->incarnation, sizeof(e->incarnation))) ||
+	    (rc = random_bytes(e->token, sizeof(e->token)))) {
+		error_set(err, rc, "cannot read random bytes: %s", strerror(-rc));
+		goto err_free;
+	}
+	read_host_id(e->host);
+	for (e->n_groups = 0; e->n_groups < config->n_groups; e->n_groups++) {
+		rc = group_create(e, e->n_groups, &config->groups[e->n_groups],
+				  &e->groups[e->n_groups], err);
+		if (rc)
+			goto err_groups;
+	}
+	*engine = e;
+	return 0;
+err_groups:
+	for (unsigned i = 0; i < e->n_groups; i++)
+		group_stop(e->groups[i]);
+	for (unsigned i = 0; i < e->n_groups; i++)
+		group_free(e->groups[i]);
+err_free:
+	free(e);
+	return rc;
+}
+
+int pg_engine_destroy(struct pg_engine *e)
+{
+	if (!e)
+		return 0;
+	for (unsigned i = 0; i < e->n_groups; i++)
+		if (group_in_callback(e->groups[i]))
+			return -EDEADLK;
+	for (unsigned i = 0; i < e->n_groups; i++)
+		group_stop(e->groups[i]);
+	for (unsigned i = 0; i < e->n_groups; i++)
+		group_free(e->groups[i]);
+	free(e);
+	return 0;
+}
+
+unsigned pg_engine_groups(const struct pg_engine *e)
+{
+	return e->n_groups;
+}
+
+struct pg_group *pg_engine_group(struct pg_engine *e, unsigned i)
+{
+	return i < e->n_groups ? e->groups[i] : NULL;
+}
+
+/* ---- Transports ---- */
+
+const char *pg_transport_name(unsigned i)
+{
+	const struct transport *t = transport_at(i);
+
+	return t ? t->name : NULL;
+}
+
+int pg_transport_caps(const char *name, struct pg_caps *caps, struct pg_error *err)
+{
+	const struct transport *t = transport_find(name);
+
+	if (!t)
+		return error_set(err, -ENOENT, "no transport is named %.32s", name);
+	return t->query(caps, err);
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef PGCTL_ENGINE_ENGINE_H
+#define PGCTL_ENGINE_ENGINE_H
+
+#include "engine/group.h"
+
+/* Groups share the configuration and who they are. */
+struct pg_engine {
+	struct pg_config config;
+	uint8_t incarnation[16];
+	uint8_t token[16];
+	uint8_t host[16];
+	unsigned n_groups;
+	struct pg_group *groups[];
+};
+
+#endif

@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mempolicy.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/handshake.h"
+#include "engine/peer.h"
+#include "engine/progress.h"
+#include "util/random.h"
+
+#define HUGE_PAGE (2ull << 20)
+
+/* ---- Bounds ---- */
+
+/* The length was read with the slot possibly changing hands; it counts if the handle holds. */
+static int checked_len(const struct handles *t, uint64_t handle, const _Atomic uint64_t *len,
+		       uint64_t *out)
+{
+	int rc = 0;
+
+	*out = atomic_load_explicit(len, memory_order_relaxed);
+	atomic_thread_fence(memory_order_acquire);
+	return handles_get(t, handle, &rc) ? 0 : rc;
+}
+
+int mr_len(const struct pg_group *g, pg_mr_t mr, uint64_t *len)
+{
+	int rc;
+	struct mr *m = handles_get(&g->mrs, mr, &rc);
+
+	return m ? checked_len(&g->mrs, mr, &m->len, len) : rc;
+}
+
+int rmr_len(const struct pg_group *g, pg_rmr_t rmr, uint64_t *len)
+{
+	int rc;
+	struct rmr *r = handles_get(&g->rmrs, rmr, &rc);
+
+	return r ? checked_len(&g->rmrs, rmr, &r->len, len) : rc;
+}
+
+/* ---- Our regions ---- */
+
+static void dereg(struct pg_group *g, struct mr *mr, unsigned n_domains)
+{
+	for (unsigned i = 0; i < n_domains; i++)
+		g->domains[i]->transport->mr_dereg(g->domains[i], mr->lkeys[i]);
+}
+
+static void free_memory(struct memory *m)
+{
+	if (m->fd < 0)
+		return;
+	munmap(m->base, m->fd_len);
+	close(m->fd);
+}
+
+/* Takes m over on success. */
+static int publish_mr(struct pg_group *g, const struct memory *m, pg_mr_t *handle,
+		      struct pg_error *err)
+{
+	struct mr *mr = handles_take(&g->mrs);
+	unsigned i;
+	int rc;
+
+	if (!mr)
+		return error_set(err, -ENOSPC,
+				 "no room for more than %u regions (PGCTL_MAX_REGIONS)",
+				 g->mrs.capacity);
+	rc = random_bytes(&mr->region, sizeof(mr->region));
+	if (rc) {
+		error_set(err, rc, "cannot read random bytes: %s", strerror(-rc));
+		goto err_release;
+	}
+	mr->memory = *m;
+	atomic_store_explicit(&mr->len, m->len, memory_order_relaxed);
+	for (i = 0; i < g->n_domains; i++) {
+		struct domain *d = g->domains[i];
+
+		rc = d->transport->mr_reg(d, m, &mr->lkeys[i], &mr->keys[i], err);
+		if (rc)
+			goto err_dereg;
+	}
+	handles_publish(&mr->h);
+	*handle = handle_of(&mr->h);
+	return 0;
+err_dereg:
+	dereg(g, mr, i);
+err_release:
+	handles_release(&g->mrs, &mr->h);
+	return rc;
+}
+
+static int check_range(const void *ptr, uint64_t len, struct pg_error *err)
+{
+	if (len == 0)
+		return error_set(err, -EINVAL, "a region of 0 bytes");
+	if (len > INT64_MAX || (uintptr_t)ptr + len < (uintptr_t)ptr)
+		return error_set(err, -EINVAL,
+				 "a region of %llu bytes does not fit in the address space",
+				 (unsigned long long)len);
+	return 0;
+}
+
+int pg_reg_mr(struct pg_group *g, void *ptr, uint64_t len, pg_mr_t *mr, struct pg_error *err)
+{
+	struct memory m = { .base = ptr, .len = len, .fd = -1 };
+	int rc = check_range(ptr, len, err);
+
+	if (rc)
+		return rc;
+	if (!ptr)
+		return error_set(err, -EINVAL, "a region at address 0");
+	group_enter(g);
+	rc = publish_mr(g, &m, mr, err);
+	group_leave(g);
+	return rc;
+}
+
+static int bind_numa(const struct memory *m, int numa, struct pg_error *err)
+{
+	unsigned long mask[16] = { 0 };
+
+	if (numa < 0)
+		return 0;
+	if (numa >= (int)(sizeof(mask) * 8))
+		return error_set(err, -EINVAL, "NUMA node %d", numa);
+	mask[numa / 64] = 1ul << numa % 64;
+	if (syscall(SYS_mbind, m->base, m->fd_len, MPOL_BIND, mask, sizeof(mask) * 8, 0))
+		return error_set(err, -errno, "cannot bind memory to NUMA node %d: %s", numa,
+				 strerror(errno));
+	return 0;
+}
+
+/* By the kernel and not by touching: running out is then an error and not a SIGBUS. */
+static int prefault(const struct memory *m, struct pg_error *err)
+{
+	if (fallocate(m->fd, 0, 0, (off_t)m->fd_len) ||
+	    madvise(m->base, m->fd_len, MADV_POPULATE_WRITE)) {
+		if (errno ==
+		    EINVAL) /* a kernel before 5.14 cannot populate; fallocate did allocate */
+			return 0;
+		return error_set(err, -errno, "cannot allocate %llu bytes: %s",
+				 (unsigned long long)m->len, strerror(errno));
+	}
+	return 0;
+}
+
+static int map_memfd(struct memory *m, uint64_t len, unsigned flags, struct pg_error *err)
+{
+	bool huge = flags & PG_ALLOC_HUGEPAGES;
+	uint64_t unit = huge ? HUGE_PAGE : (uint64_t)sysconf(_SC_PAGESIZE);
+	int rc;
+
+	m->len = len;
+	m->fd_len = (len + unit - 1) / unit * unit;
+	m->fd = memfd_create("pgctl", MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB : 0u));
+	if (m->fd < 0)
+		return error_set(err, -errno, "cannot make a memfd%s: %s",
+				 huge ? " of huge pages" : "", strerror(errno));
+	if (ftruncate(m->fd, (off_t)m->fd_len) ||
+	    fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+		rc = error_set(err, -errno, "cannot size a memfd to %llu bytes: %s",
+			       (unsigned long long)m->fd_len, strerror(errno));
+		goto err_close;
+	}
+	m->base = mmap(NULL, m->fd_len, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
+	if (m->base == MAP_FAILED) {
+		rc = error_set(err, -errno, "cannot map %llu bytes: %s",
+			       (unsigned long long)m->fd_len, strerror(errno));
+		goto err_close;
+	}
+	return 0;
+err_close:
+	close(m->fd);
+	return rc;
+}
+
+int pg_alloc_mr(struct pg_group *g, uint64_t len, int numa, unsigned flags, void **ptr, pg_mr_t *mr,
+		struct pg_error *err)
+{
+	struct memory m;
+	int rc;
+
+	if (flags & ~(unsigned)(PG_ALLOC_HUGEPAGES | PG_ALLOC_PREFAULT))
+		return error_set(err, -EINVAL, "unknown allocation flags 0x%x", flags);
+	rc = check_range(NULL, len, err);
+	if (rc)
+		return rc;
+	rc = map_memfd(&m, len, flags, err);
+	if (rc)
+		return rc;
+	rc = bind_numa(&m, numa, err);
+	if (!rc && (flags & PG_ALLOC_PREFAULT))
+		rc = prefault(&m, err);
+	if (rc)
+		goto err_free;
+	group_enter(g);
+	rc = publish_mr(g, &m, mr, err);
+	group_leave(g);
+	if (rc)
+		goto err_free;
+	*ptr = m.base;
+	return 0;
+err_free:
+	free_memory(&m);
+	return rc;
+}
+
+static bool unused(struct pg_group *g, void *arg)
+{
+	(void)g;
+	/* acquire: pairs with handle_unref */
+	return atomic_load_explicit(&((struct handle *)arg)->refs, memory_order_acquire) == 0;
+}
+
+int pg_unreg_mr(struct pg_group *g, pg_mr_t handle, uint64_t timeout_ns, struct pg_error *err)
+{
+	struct mr *mr;
+	int rc;
+
+	group_enter(g);
+	mr = handles_get(&g->mrs, handle, &rc);
+	if (mr)
+		handles_retire(&mr->h); /* nothing new can name it */
+	group_leave(g);
+	if (!mr)
+		return error_set(err, rc, "0x%llx is not a region", (unsigned long long)handle);
+	rc = group_wait(g, unused, &mr->h, timeout_ns);
+	group_enter(g);
+	if (rc && !unused(g, &mr->h)) {
+		handles_revive(&mr->h);
+		if (rc == -ETIMEDOUT)
+			rc = error_set(err, -EBUSY, "operations in flight still read the region");
+		else
+			error_set(err, rc, "waiting for the region: %s", strerror(-rc));
+	} else {
+		rc = 0;
+		dereg(g, mr, g->n_domains);
+		free_memory(&mr->memory);
+		handles_release(&g->mrs, &mr->h);
+	}
+	group_leave(g);
+	return rc;
+}
+
+int pg_mr_desc(struct pg_group *g, pg_mr_t handle, void *buf, size_t *len)
+{
+	struct mr_desc d = { .group = g->addr.group, .n_keys = g->n_domains };
+	struct mr *mr;
+	int rc;
+
+	group_enter(g);
+	mr = handles_get(&g->mrs, handle, &rc);
+	if (mr) {
+		memcpy(d.incarnation, g->addr.incarnation, sizeof(d.incarnation));
+		d.generation = (uint32_t)(handle >> 32);
+		d.region = mr->region;
+		d.base = (uintptr_t)mr->memory.base;
+		d.len = mr->memory.len;
+		d.kind = mr->memory.fd >= 0 ? MR_ENGINE : MR_USER;
+		memcpy(d.keys, mr->keys, sizeof(d.keys));
+		for (unsigned i = g->n_domains; i < PG_MAX_DOMAINS; i++)
+			d.keys[i] = 0;
+	}
+	group_leave(g);
+	return mr ? mr_desc_encode(&d, buf, len) : rc;
+}
+
+int memory_export(struct pg_group *g, uint64_t region, uint32_t generation, struct offer *offer)
+{
+	for (uint32_t i = 0; i < g->mrs.used; i++) {
+		struct mr *mr = (struct mr *)handles_slot(&g->mrs, i);
+
+		if (mr->region == region &&
+		    atomic_load_explicit(&mr->h.generation, memory_order_relaxed) == generation)
+			return g->domains[0]->transport->mr_export(g->domains[0], &mr->memory,
+								   offer);
+	}
+	return -ESTALE;
+}
+
+/* ---- Peers' regions ---- */
+
+bool rmr_ready(struct pg_group *g, struct rmr *rmr)
+{
+	if (rmr_state(rmr) == RMR_KNOWN)
+		handshake_ask(g, rmr);
+	return rmr_state(rmr) == RMR_READY;
+}
+
+static void rmr_fail(struct rmr *rmr, int status, const char *text)
+{
+	rmr->status = status;
+	snprintf(rmr->reason, sizeof(rmr->reason), "%s: %.180s", peer_name(rmr->peer).text, text);
+	rmr_set_state(rmr, RMR_FAILED);
+}
+
+void rmr_mapped(struct pg_group *g, struct rmr *rmr, int status, const struct offer *offer)
+{
+	struct domain *d = g->domains[0];
+	struct pg_error err = { 0 };
+
+	if (status == -ESTALE) {
+		rmr_fail(rmr, status, "the region was unregistered");
+	} else if (status) {
+		rmr_fail(rmr, -EPROTO, "its owner cannot share the region");
+	} else {
+		int rc = d->transport->mr_import(d, offer, rmr->desc.len, &rmr->mapped, &err);
+
+		if (rc)
+			rmr_fail(rmr, rc, err.text);
+		else
+			rmr_set_state(rmr, RMR_READY);
+	}
+	g->delivered = true; /* for those who wait for its state */
+}
+
+void rmrs_of_peer_failed(struct pg_group *g, struct peer *p)
+{
+	for (uint32_t i = 0; i < g->rmrs.used; i++) {
+		struct rmr *rmr = (struct rmr *)handles_slot(&g->rmrs, i);
+
+		if (rmr->peer != p || rmr_state(rmr) != RMR_ASKED)
+			continue;
+		g->handshakes--;
+		rmr->status = p->status;
+		memcpy(rmr->reason, p->reason, sizeof(rmr->reason));
+		rmr_set_state(rmr, RMR_FAILED);
+	}
+}
+
+static int take_rmr(struct pg_group *g, const struct mr_desc *desc, pg_rmr_t *handle,
+		    struct pg_error *err)
+{
+	struct peer *p = peer_find(g, desc->incarnation, desc->group);
+	struct rmr *rmr;
+	bool must_map = desc->kind == MR_ENGINE && g->domains[0]->caps.maps_peer;
+
+	if (!p)
+		return error_set(
+			err, -ENOENT,
+			"the owner of this region is not a known peer: add its address first");
+	if (desc->n_keys != p->addr.n_domains)
+		return error_set(err, -EPROTO, "the region has %u keys, its owner %u NICs",
+				 desc->n_keys, p->addr.n_domains);
+	rmr = handles_take(&g->rmrs);
+	if (!rmr)
+		return error_set(err, -ENOSPC,
+				 "no room for more than %u imported regions (PGCTL_MAX_REGIONS)",
+				 g->rmrs.capacity);
+	rmr->peer = p;
+	rmr->desc = *desc;
+	rmr->mapped = NULL;
+	rmr->status = 0;
+	handle_ref(&p->h);
+	atomic_store_explicit(&rmr->len, desc->len, memory_order_relaxed);
+	rmr_set_state(rmr, must_map ? RMR_KNOWN : RMR_READY);
+	handles_publish(&rmr->h);
+	*handle = handle_of(&rmr->h);
+	return 0;
+}
+
+int pg_import_mr(struct pg_group *g, const void *desc, size_t len, pg_rmr_t *rmr,
+		 struct pg_error *err)
+{
+	struct mr_desc decoded;
+	int rc = mr_desc_decode(desc, len, &decoded, err);
+
+	if (rc)
+		return rc;
+	group_enter(g);
+	rc = take_rmr(g, &decoded, rmr, err);
+	group_leave(g);
+	return rc;
+}
+
+static void drop_rmr(struct pg_group *g, struct rmr *rmr)
+{
+	if (rmr_state(rmr) == RMR_ASKED)
+		g->handshakes--;
+	if (rmr->mapped)
+		g->domains[0]->transport->mr_unimport(g->domains[0], rmr->mapped, rmr->desc.len);
+	rmr->mapped = NULL;
+	rmr_set_state(rmr, RMR_FAILED);
+	handle_unref(&rmr->peer->h);
+	rmr->peer = NULL;
+	handles_release(&g->rmrs, &rmr->h);
+}
+
+int pg_release_rmr(struct pg_group *g, pg_rmr_t handle, struct pg_error *err)
+{
+	struct rmr *rmr;
+	int rc = 0;
+
+	group_enter(g);
+	rmr = handles_get(&g->rmrs, handle, &rc);
+	if (!rmr) {
+		error_set(err, rc, "0x%llx is not an imported region", (unsigned long long)handle);
+	} else if (!unused(g, &rmr->h)) {
+		rc = error_set(err, -EBUSY, "operations in flight still write to the region");
+	} else {
+		handles_retire(&rmr->h);
+		drop_rmr(g, rmr);
+	}
+	group_leave(g);
+	return rc;
+}
+
+static bool mapped_or_not(struct pg_group *g, void *arg)
+{
+	enum rmr_state state = rmr_state(arg);
+
+	(void)g;
+	return state == RMR_READY || state == RMR_FAILED;
+}
+
+int pg_remote_ptr(struct pg_group *g, pg_rmr_t handle, uint64_t timeout_ns, void **ptr,
+		  struct pg_error *err)
+{
+	int rc;
+	struct rmr *rmr = handles_get(&g->rmrs, handle, &rc);
+
+	if (!rmr)
+		return error_set(err, rc, "0x%llx is not an imported region",
+				 (unsigned long long)handle);
+	rc = peer_connect(g, rmr->peer, timeout_ns, err);
+	if (rc)
+		return rc;
+	group_enter(g);
+	rmr_ready(g, rmr);
+	group_leave(g);
+	rc = group_wait(g, mapped_or_not, rmr, timeout_ns);
+	if (rc)
+		return error_set(
+			err, rc,
+			"the region was not mapped in time; does its owner make progress?");
+	if (rmr_state(rmr) == RMR_FAILED)
+		return error_set(err, rmr->status, "%s", rmr->reason);
+	if (!rmr->mapped)
+		return error_set(err, -ENOTSUP,
+				 "memory that its owner registered is not mapped here");
+	*ptr = rmr->mapped;
+	return 0;
+}
+
+void memory_close(struct pg_group *g)
+{
+	for (uint32_t i = 0; i < g->rmrs.used; i++) {
+		struct rmr *rmr = (struct rmr *)handles_slot(&g->rmrs, i);
+
+		if (rmr->peer)
+			drop_rmr(g, rmr);
+	}
+	for (uint32_t i = 0; i < g->mrs.used; i++) {
+		struct mr *mr = (struct mr *)handles_slot(&g->mrs, i);
+
+		/* odd: in use, see handle.h */
+		if (atomic_load_explicit(&mr->h.generation, memory_order_relaxed) & 1) {
+			dereg(g, mr, g->n_domains);
+			free_memory(&mr->memory);
+		}
+	}
+}

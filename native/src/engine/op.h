@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * An operation on its way: cut into work requests, posted turn by turn, completed once.
+ * All of it under the progress lock, except op_take/op_give.
+ */
+#ifndef PGCTL_ENGINE_OP_H
+#define PGCTL_ENGINE_OP_H
+
+#include "engine/group.h"
+
+int ops_create(struct pg_group *g);
+void ops_destroy(struct pg_group *g);
+
+/* A free slot, or NULL. `locked`: the caller holds the progress lock and may use its hot cache. */
+struct op *op_take(struct pg_group *g, bool locked);
+void op_give(struct pg_group *g, struct op *op, bool locked);
+
+/* Where the payload of a send waits. */
+static inline uint8_t *op_message(struct pg_group *g, const struct op *op)
+{
+	return g->messages + (size_t)op->slot * PG_MSG_MAX;
+}
+
+/* From accepted to posted, as far as it goes now. */
+void op_start(struct pg_group *g, struct op *op);
+
+enum op_turn {
+	OP_POSTED,  /* nothing more to post */
+	OP_MORE,    /* its share of this turn is used up */
+	OP_BLOCKED, /* waits for credit, a connection, a mapping */
+};
+
+/* One turn: posts at most a quantum per connection. */
+enum op_turn op_run(struct pg_group *g, struct op *op);
+
+/* Posts and completes it in one go, if it is one work request that is done when posted. */
+bool op_post_whole(struct pg_group *g, struct op *op);
+
+/* Stops posting; it completes with this once nothing is in flight. text may be NULL. */
+void op_fail(struct op *op, int status, const char *text);
+
+/* Completes it if it is over, else puts it where it waits. */
+void op_settle(struct pg_group *g, struct op *op, enum op_turn turn);
+
+/* The transport ended a work request. */
+void op_wr_done(struct pg_group *g, const struct arrival *a);
+
+/* Ends it now: its connections are gone, nothing can be in flight. */
+void op_abandon(struct pg_group *g, struct op *op, int status, const char *text);
+
+#endif

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Who makes progress, how it sleeps and how others wait.
+ */
+#ifndef PGCTL_ENGINE_PROGRESS_H
+#define PGCTL_ENGINE_PROGRESS_H
+
+#include "engine/group.h"
+
+/* Takes the progress lock for something other than progress, asking its holder to step aside. */
+void group_enter(struct pg_group *g);
+/* Flushes and lets go. */
+void group_leave(struct pg_group *g);
+
+/* One round of progress; the lock is held. The number of things that happened. */
+int group_round(struct pg_group *g);
+
+/* Wakes the holder of the lock if it sleeps. Call after making visible what it should see. */
+void group_kick(struct pg_group *g);
+
+/* Serves what was submitted, if nobody does: for who found the lock taken just before it was let
+ * go. */
+void group_settle(struct pg_group *g);
+
+/* Lets go of the lock: wakes whoever should take it, serves what was submitted meanwhile. */
+void group_unlock(struct pg_group *g);
+
+/* Wakes the threads that wait for a completion, after one was delivered. Any thread. */
+void group_wake(struct pg_group *g);
+
+/* True when the wait is over; called with and without the lock. */
+typedef bool (*wait_done)(struct pg_group *g, void *arg);
+
+/* 0, -ETIMEDOUT, -EINTR, -ESHUTDOWN; -EDEADLK from inside a callback. */
+int group_wait(struct pg_group *g, wait_done done, void *arg, uint64_t timeout_ns);
+
+/* Body of the worker thread; arg is the group. */
+void *group_worker(void *arg);
+
+int watch_add(struct pg_group *g, struct watch *w, uint32_t events);
+void watch_close(struct pg_group *g, struct watch *w);
+
+#endif

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Two engines in one process that know each other, for tests of the engine through its public
+ * calls.
+ */
+#ifndef PGCTL_TESTS_ENGINE_PAIR_H
+#define PGCTL_TESTS_ENGINE_PAIR_H
+
+#include <string.h>
+
+#include "check.h"
+#include "pgctl/engine.h"
+
+#define SECOND 1000000000ull
+
+struct side {
+	struct pg_engine *engine;
+	struct pg_group *g;
+	pg_peer_t peer; /* the other side */
+	uint8_t *mem;
+	pg_mr_t mr;
+	pg_rmr_t remote; /* the other side's memory */
+};
+
+static inline void side_open(struct side *s, unsigned lanes, int progress, uint64_t mem,
+			     const struct pg_config *limits)
+{
+	struct pg_group_config group = { .n_domains = lanes,
+					 .progress = progress,
+					 .worker_cpu = -1 };
+	struct pg_config config = *limits;
+	struct pg_error err = { 0 };
+	void *ptr;
+
+	for (unsigned i = 0; i < PG_MAX_DOMAINS; i++)
+		group.domains[i].cpu = -1;
+	config.groups = &group;
+	CHECK(pg_engine_create(&config, &s->engine, &err) == 0);
+	s->g = pg_engine_group(s->engine, 0);
+	CHECK(pg_alloc_mr(s->g, mem, -1, 0, &ptr, &s->mr, &err) == 0);
+	s->mem = ptr;
+}
+
+/* Two engines in one process cannot wait for each other inline, so they connect by turns. */
+static inline void side_meet(struct side *s, struct side *other)
+{
+	uint8_t buf[PG_ADDR_MAX];
+	size_t len = sizeof(buf);
+
+	CHECK(pg_main_address(other->g, buf, &len) == 0);
+	CHECK(pg_add_peer(s->g, buf, len, &s->peer, NULL) == 0);
+	len = sizeof(buf);
+	CHECK(pg_mr_desc(other->g, other->mr, buf, &len) == 0);
+	CHECK(pg_import_mr(s->g, buf, len, &s->remote, NULL) == 0);
+}
+
+static inline void pair_open(struct side *a, struct side *b, unsigned lanes_a, unsigned lanes_b,
+			     int progress, uint64_t mem)
+{
+	struct pg_config config;
+
+	CHECK(pg_config_init(&config, NULL) == 0);
+	side_open(a, lanes_a, progress, mem, &config);
+	side_open(b, lanes_b, progress, mem, &config);
+	side_meet(a, b);
+	side_meet(b, a);
+}
+
+static inline void pair_close(struct side *a, struct side *b)
+{
+	CHECK(pg_engine_destroy(a->engine) == 0);
+	CHECK(pg_engine_destroy(b->engine) == 0);
+}
+
+/* Makes both sides progress until a flag is set; its value. */
+static inline int32_t pair_run(struct side *a, struct side *b, const int32_t *flag)
+{
+	for (int i = 0; i < 5000; i++) {
+		int32_t v = __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+
+		if (v)
+			return v;
+		pg_progress(a->g);
+		pg_progress(b->g);
+		/* a worker, or the other side's, does the work: look again in a while */
+		pg_wait_flags(a->g, flag, 1, 100000);
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Many threads, one group: submitting, waiting, registering and destroying at once. Meant for TSan.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "engine_pair.h"
+
+#define MEM (1u << 20)
+#define THREADS 8
+#define WRITES 300
+
+struct job {
+	struct side *side;
+	unsigned n;
+	_Atomic uint32_t *stop;
+	int result;
+};
+
+/* Each thread has writes in flight of its own and waits for them. */
+static void *submit_writes(void *arg)
+{
+	struct job *j = arg;
+	struct side *s = j->side;
+	int32_t flags[4];
+
+	for (unsigned i = 0; i < WRITES; i++) {
+		for (unsigned k = 0; k < 4; k++) {
+			struct pg_op op = { .opcode = PG_OP_WRITE,
+					    .imm = 1,
+					    .done.flag = &flags[k] };
+
+			uint64_t at = (j->n * 4 + k) * 64;
+
+			op.u.write = (struct pg_write){ s->mr, at, s->remote, at, 64 };
+			CHECK(pg_submit(s->g, &op, 1, PG_SUBMIT_BLOCK, NULL) == 1);
+		}
+		CHECK(pg_wait_flags(s->g, flags, 4, 30 * SECOND) == 0);
+		for (unsigned k = 0; k < 4; k++)
+			CHECK_EQ(flags[k], 1);
+	}
+	return NULL;
+}
+
+/* The other process, as it were. */
+static void *make_progress(void *arg)
+{
+	struct job *j = arg;
+	int32_t never = 0;
+
+	while (!atomic_load(j->stop))
+		pg_wait_flags(j->side->g, &never, 1, 1000000);
+	return NULL;
+}
+
+static void *churn_memory(void *arg)
+{
+	struct job *j = arg;
+	static uint8_t memory[4096];
+	int32_t flag;
+
+	while (!atomic_load(j->stop)) {
+		pg_mr_t mr;
+		uint64_t v;
+
+		CHECK(pg_reg_mr(j->side->g, memory, sizeof(memory), &mr, NULL) == 0);
+		CHECK(pg_submit_single_write(j->side->g, 64, 2, mr, 0, j->side->remote, 8192, 0,
+					     &flag, NULL) == 0);
+		CHECK(pg_unreg_mr(j->side->g, mr, 30 * SECOND, NULL) == 0);
+		CHECK(pg_wait_flags(j->side->g, &flag, 1, 30 * SECOND) == 0);
+		CHECK(flag == 1 || flag == -ESTALE); /* either was first */
+		CHECK(pg_imm_value(j->side->g, 3, &v) == 0);
+	}
+	return NULL;
+}
+
+static void test_submitters(int progress, unsigned lanes)
+{
+	struct side a, b;
+	_Atomic uint32_t stop = 0;
+	struct job jobs[THREADS], receiver = { .side = &b, .stop = &stop },
+				  churn = { .side = &a, .stop = &stop };
+	pthread_t threads[THREADS], receiver_thread, churn_thread;
+	uint64_t value;
+
+	pair_open(&a, &b, lanes, lanes, progress, MEM);
+	pthread_create(&receiver_thread, NULL, make_progress, &receiver);
+	pthread_create(&churn_thread, NULL, churn_memory, &churn);
+	for (unsigned i = 0; i < THREADS; i++) {
+		jobs[i] = (struct job){ .side = &a, .n = i };
+		pthread_create(&threads[i], NULL, submit_writes, &jobs[i]);
+	}
+	for (unsigned i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+	atomic_store(&stop, 1);
+	pthread_join(churn_thread, NULL);
+	pthread_join(receiver_thread, NULL);
+	do {
+		pg_progress(b.g);
+		CHECK(pg_imm_value(b.g, 1, &value) == 0);
+	} while (value < THREADS * WRITES * 4);
+	CHECK(value == THREADS * WRITES * 4);
+	pair_close(&a, &b);
+}
+
+static void *wait_for_ever(void *arg)
+{
+	struct job *j = arg;
+	struct pg_event event;
+
+	j->result = pg_wait_events(j->side->g, &event, 1, 60 * SECOND);
+	return NULL;
+}
+
+static void test_destroy_wakes(int progress)
+{
+	struct pg_config config;
+	struct side a;
+	struct job jobs[4];
+	pthread_t threads[4];
+
+	CHECK(pg_config_init(&config, NULL) == 0);
+	side_open(&a, 1, progress, MEM, &config);
+	for (unsigned i = 0; i < 4; i++) {
+		jobs[i] = (struct job){ .side = &a };
+		pthread_create(&threads[i], NULL, wait_for_ever, &jobs[i]);
+	}
+	/* Those that are not waiting yet would call into a dead engine: see that they are. */
+	for (unsigned spins = 0; spins < 200; spins++)
+		pg_wait_flags(a.g, &(int32_t){ 0 }, 1, 1000000);
+	CHECK(pg_engine_destroy(a.engine) == 0);
+	for (unsigned i = 0; i < 4; i++) {
+		pthread_join(threads[i], NULL);
+		CHECK_EQ(jobs[i].result, -ESHUTDOWN);
+	}
+}
+
+int main(void)
+{
+	test_submitters(PG_PROGRESS_INLINE, 1);
+	test_submitters(PG_PROGRESS_WORKER, 1);
+	test_submitters(PG_PROGRESS_WORKER, 2);
+	test_destroy_wakes(PG_PROGRESS_INLINE);
+	test_destroy_wakes(PG_PROGRESS_WORKER);
+	printf("threads: %d submitters beside registration, inline and worker; destroy wakes 4 "
+	       "waiters\n",
+	       THREADS);
+	return 0;
+}
