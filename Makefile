@@ -1,0 +1,72 @@
+# What a person types. `make` lists it; PYTHON chooses the interpreter that .venv is made from.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+LOCAL := --no-build-isolation --no-deps --config-settings=build-dir=build/py .
+SOURCES := meson.build meson.options $(shell find native src -name __pycache__ -prune -o -print)
+C_FILES := find native -name '*.[ch]' -exec clang-format
+
+# Addresses that the sanitizers of older compilers expect, where the kernel's randomisation is wider.
+FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo "--wrapper='setarch -R'")
+SETUP_asan := -Dbuildtype=debugoptimized -Dwerror=false -Db_lundef=false -Db_sanitize=address,undefined
+SETUP_tsan := -Dbuildtype=debugoptimized -Dwerror=false -Db_lundef=false -Db_sanitize=thread
+TEST_asan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
+TEST_tsan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
+
+.PHONY: help venv bench test test-c asan tsan lint format wheel bench-peers clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z -]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 19
+
+venv: $(VENV)/.installed ## install pgctl and what it needs into .venv
+bench: venv ## measure writes between two local processes
+	pgctl bench write
+
+test: venv test-c asan tsan ## run every test: C, C under sanitizers, Python
+	pytest
+
+test-c asan tsan: %: build/%/build.ninja ## run the C tests: plain, under ASan and UBSan, under TSan
+	meson test -C build/$* --print-errorlogs $(TEST_$*)
+
+lint: $(VENV)/.deps ## check style and types
+	ruff check src tests tools
+	ruff format --check src tests tools
+	mypy
+	$(C_FILES) --dry-run -Werror {} +
+
+format: $(VENV)/.deps ## rewrite the sources in the house style
+	ruff check --fix-only --quiet src tests tools
+	ruff format src tests tools
+	$(C_FILES) -i {} +
+
+wheel: $(VENV)/.deps ## build a wheel for other machines, in dist/
+	rm -rf build/wheel && find src -name __pycache__ -exec rm -rf {} +
+	$(PIP) wheel --wheel-dir build/wheel $(LOCAL)
+	auditwheel repair --wheel-dir dist build/wheel/*.whl
+
+bench-peers: venv ## measure the programs that pgctl is compared with
+	$(VENV)/bin/python tools/bench_peers.py
+
+clean: ## remove everything that was built
+	rm -rf build dist $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# The slow part, when a dependency changes.
+$(VENV)/.deps: pyproject.toml system-packages.txt
+	tools/system-packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"pgctl needs Python 3.11 or newer: make PYTHON=...")'
+	[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python tools/requirements.py pyproject.toml > $(VENV)/requirements.txt
+	$(PIP) install -r $(VENV)/requirements.txt
+	rm -rf build
+	touch $@
+
+# The fast part, when a source changes.
+$(VENV)/.installed: $(VENV)/.deps $(SOURCES)
+	$(PIP) install $(LOCAL)
+	touch $@
+
+build/%/build.ninja: | $(VENV)/.deps
+	meson setup build/$* $(SETUP_$*)
