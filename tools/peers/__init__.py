@@ -1,0 +1,1 @@
+"""The programs that pgctl is compared with, one module each."""

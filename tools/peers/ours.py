@@ -1,0 +1,71 @@
+"""pgctl itself, read from the record that `pgctl bench ... --json -` prints."""
+
+import json
+import shutil
+import sys
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from peers.common import Cores, NotMeasuredError, Row, Sample, run
+
+ARGUMENTS = {
+    "write": ["--sizes", "8,4K,64K,1M,32M"],
+    "paged": ["--sizes", "4K,64K,1M"],
+    "barrier": [],
+}
+
+
+def rows(cores: Cores) -> list[Row]:
+    beside = Path(sys.executable).with_name("pgctl")
+    pgctl = str(beside) if beside.exists() else shutil.which("pgctl")
+    if pgctl is None:
+        return [
+            Row("pgctl", "shm", table=bench, reason="pgctl is not installed (make venv)")
+            for bench in ARGUMENTS
+        ]
+    try:
+        who = f"**pgctl {metadata.version('pgctl')}**"
+    except metadata.PackageNotFoundError:
+        who = "**pgctl**"
+    return [
+        Row(who, "shm", partial(_measure, pgctl, bench, cores), table=bench) for bench in ARGUMENTS
+    ]
+
+
+def _measure(pgctl: str, bench: str, cores: Cores) -> Sample:
+    pinned = ["taskset", "-c", ",".join(map(str, cores))]
+    options = [*ARGUMENTS[bench], "--transport", "shm", "--json", "-"]
+    text = run([*pinned, pgctl, "bench", bench, *options])
+    try:
+        sample = from_record(json.loads(text), bench)
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotMeasuredError(f"pgctl's record is not understood: {error!r}") from error
+    if not sample:
+        raise NotMeasuredError("pgctl's record holds no result")
+    return sample
+
+
+def from_record(record: dict[str, Any], bench: str) -> Sample:
+    sample: Sample = {}
+    for result in record["results"]:
+        if result["test"] != f"bench.{bench}":
+            continue
+        size, metrics = result.get("size", 0), result["metrics"]
+        wanted = {
+            "write": {"bw_gbyte_s": "bw_gbyte_s"},
+            "paged": {"bw_gbyte_s": "paged_gbyte_s"},
+            "barrier": {"lat_us": "barrier_us"},
+        }[bench]
+        if bench == "write" and size == 8:
+            wanted = {"lat_us": "lat_us", "rate_mop_s": "rate_mop_s"}
+        for metric, name in wanted.items():
+            if metric in metrics:
+                key = name if bench == "barrier" else f"{name}.{size}"
+                sample[key] = metrics[metric]["p50"]
+    for name, value in record.get("limits", {}).items():
+        by_size = value if isinstance(value, dict) else {"": value}
+        for size, limit in by_size.items():
+            sample[f"limit.{name}.{size}"] = limit
+    return sample
