@@ -1,0 +1,1 @@
+"""What a run found out, and one writer per format of it."""

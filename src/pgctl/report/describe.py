@@ -1,0 +1,182 @@
+"""The sentences around a table: how its figures came about, and what to compare them with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pgctl.report.record import Record, Result
+from pgctl.units import format_number, format_size
+
+_TRAFFIC = {
+    "bench.write": "writes",
+    "bench.paged": "paged writes",
+    "bench.scatter": "scatters",
+    "bench.send": "messages",
+}
+_SHOWN_LIMITS = (1 << 16, 1 << 20, 1 << 25)
+_MANY = 8
+_SMALL = 4096
+"""Up to here a latency is more than a copy."""
+_GOOD, _BAD, _QUIET = "green", "bold red", "dim"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    label: str
+    text: str
+    style: str = ""
+
+
+def header(record: Record) -> list[Line]:
+    """What was measured, over what, and why over that."""
+    lines = [Line(record.command, _ranks(record)), Line("transport", _fabric(record))]
+    parameters = record.run.parameters
+    if "memory" in parameters:
+        lines.append(Line("memory", _memory(parameters)))
+    if parameters.get("memory") == "registered" and record.fabric.path:
+        lines.append(Line("path", record.fabric.path))
+    if "window" in parameters:
+        lines.append(Line("traffic", _traffic(record)))
+    return lines
+
+
+def would_run(record: Record) -> Line:
+    """What --dry-run leaves out."""
+    parameters = record.run.parameters
+    sizes = [format_size(size) for size in parameters.get("sizes", ())]
+    if len(sizes) > _MANY:
+        sizes = [f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"]
+    often = f"{parameters['cycles']} times"
+    if parameters["iters"] is not None:
+        often += f" {parameters['iters']} operations"
+    return Line("would run", f"{_and(sizes)}, {often}" if sizes else often)
+
+
+def footer(record: Record) -> list[Line]:
+    """Limits, ratios, and whether anybody looked at the payload."""
+    lines = [Line("limits", text) for text in _limits(record)]
+    if (ratio := _latency_ratio(record)) is not None:
+        lines.append(Line("latency", ratio))
+    lines += [
+        Line(finding.verdict, f"{finding.title}: {finding.evidence}", _BAD)
+        for finding in record.findings
+    ]
+    if (line := _verified(record.results)) is not None:
+        lines.append(line)
+    if record.error is not None:
+        sizes = len(record.run.parameters.get("sizes", [0]))
+        done = f"{len(record.results)} of {sizes} sizes" if sizes > 1 else "nothing"
+        lines.append(Line("incomplete", f"{done} measured: {record.error}", _BAD))
+    return _labels_once(lines)
+
+
+def _ranks(record: Record) -> str:
+    run = record.run
+    cpus = [cpu for cpu in run.cpus if cpu is not None]
+    if len(cpus) == run.ranks:
+        where = f"pinned to {'core' if len(cpus) == 1 else 'cores'} {_and(cpus)}"
+    else:
+        where = "not pinned"
+    by = "" if run.launcher == "local" else f", started by {run.launcher}"
+    return f"{run.ranks} ranks on {run.host}{by}, {where}"
+
+
+def _fabric(record: Record) -> str:
+    fabric = record.fabric
+    names = _and([nic.name for nic in fabric.nics])
+    text = f"{fabric.transport} ({names}), {fabric.progress} progress"
+    return f"{text}; {fabric.why}" if fabric.why else text
+
+
+def _memory(parameters: Mapping[str, Any]) -> str:
+    touch = {
+        "hot": "hot (the same bytes each time)",
+        "marching": f"marching through {format_size(parameters.get('span') or 0)}",
+    }[parameters["touch"]]
+    return f"{parameters['memory']} memory, pre-faulted, {touch}"
+
+
+def _traffic(record: Record) -> str:
+    parameters = record.run.parameters
+    test = record.command.replace(" ", ".")
+    operations = _TRAFFIC.get(test, "operations")
+    if parameters["window"] == 1:
+        operations = operations.removesuffix("s")
+    text = f"{parameters['window'] or 'up to 64'} {operations} in flight"
+    if parameters.get("bidirectional"):
+        text += " each way, both directions added"
+    if "imm" not in parameters:
+        return text
+    if parameters["imm"]:
+        return f"{text}, each counted by the receiver"
+    asleep = "" if parameters.get("bidirectional") else ", the receiver asleep"
+    return f"{text}, complete at the sender{asleep}"
+
+
+def _limits(record: Record) -> list[str]:
+    limits = record.limits
+    texts = []
+    touch = record.run.parameters.get("touch", "hot")
+    names = {
+        "memcpy_gbyte_s": f"memcpy, {touch}",
+        "memcpy_threads_gbyte_s": f"memcpy by {len(record.fabric.nics)} threads, {touch}",
+        "memcpy_marching_gbyte_s": "memcpy, marching",
+        "process_vm_writev_gbyte_s": f"process_vm_writev, {touch}",
+    }
+    for key, name in names.items():
+        if by_size := limits.get(key):
+            texts.append(f"{name}: {_by_size(by_size)}")
+    if "cacheline_oneway_us" in limits:
+        texts.append(
+            f"a cache line, there and seen: {format_number(limits['cacheline_oneway_us'])} µs"
+        )
+    return texts
+
+
+def _by_size(values: Mapping[str, float]) -> str:
+    shown = [size for size in _SHOWN_LIMITS if str(size) in values]
+    sizes = shown or [int(size) for size in list(values)[-3:]]
+    return ", ".join(f"{format_number(values[str(n)])} GB/s at {format_size(n)}" for n in sizes)
+
+
+def _latency_ratio(record: Record) -> str | None:
+    line = record.limits.get("cacheline_oneway_us")
+    smallest = min(record.results, key=lambda result: result.size, default=None)
+    if not line or smallest is None or "lat_us" not in smallest.metrics:
+        return None
+    if smallest.size * (smallest.pages or 1) > _SMALL:
+        return None
+    value = smallest.metrics["lat_us"]["p50"]
+    what = {
+        "bench.barrier": "a barrier",
+        "bench.scatter": f"{format_size(smallest.size)} from each to all",
+    }.get(smallest.test, f"{format_size(smallest.size)} one way, half a round trip")
+    return f"{what}: {format_number(value)} µs, {format_number(value / line)} times the cache line"
+
+
+def _verified(results: Sequence[Result]) -> Line | None:
+    looked = [result.verified for result in results if result.size]
+    if not looked:
+        return None
+    if all(looked):
+        return Line("verified", "every byte arrived as it was sent", _GOOD)
+    wrong = [format_size(r.size) for r in results if r.verified is False]
+    if wrong:
+        return Line("verified", f"WRONG at {_and(wrong)}", _BAD)
+    return Line("verified", "no; -c compares every byte", _QUIET)
+
+
+def _labels_once(lines: list[Line]) -> list[Line]:
+    """A label that repeats the one above is left out."""
+    labels = [line.label for line in lines]
+    return [
+        line if i == 0 or labels[i - 1] != line.label else Line("", line.text, line.style)
+        for i, line in enumerate(lines)
+    ]
+
+
+def _and(items: Sequence[object]) -> str:
+    texts = [str(item) for item in items]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
