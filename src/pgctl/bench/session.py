@@ -1,0 +1,154 @@
+"""One rank's part in a benchmark: its place, its engine, its memory and its peers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from pgctl.bench import fabric, loops, placement
+from pgctl.bench.loops import CACHELINE_BYTES, Background, Loops, post_receives
+from pgctl.bench.placement import Seat
+from pgctl.bench.spec import MESSAGE_MAX, Spec
+from pgctl.cluster import Cluster
+from pgctl.engine import MemoryRegion, Peer, RemoteRegion, TransferEngine
+from pgctl.report.record import Fabric, Nic
+
+RECEIVES = 256
+"""Buffers for messages. A sender that finds none waits."""
+_MARGIN = 3.0
+"""Something may take this many times as long as it should, and the timeout besides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A region of another rank."""
+
+    region: RemoteRegion
+    mapped: int
+    """Where it is mapped here; 0 if it is not."""
+    address: int
+    """In its owner's process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A region of this rank, and the same of every other."""
+
+    own: MemoryRegion
+    others: dict[int, Remote]
+
+
+class Session:
+    def __init__(self, spec: Spec, ranks: Cluster) -> None:
+        self.spec = spec
+        self.ranks = ranks
+        self.rank, self.size = ranks.rank, ranks.size
+        mine = placement.own_seat(socket.gethostname())
+        self.seats = [Seat(host, tuple(cpus)) for host, cpus in self.share([mine.host, mine.cpus])]
+        self.placement = placement.decide(self.seats, self.rank, spec.progress, spec.nics_per_rank)
+        self.cpus: list[int | None] = self.share(self.placement.cpu)
+        placement.take(self.placement)
+        hosts = [seat.host for seat in self.seats]
+        self.transport, self._why = fabric.choose(spec.transport, hosts)
+        self.nics = fabric.nic_names(self.transport, spec.nics_per_rank)
+        self.engine = TransferEngine(
+            nics=spec.nics_per_rank, transport=self.transport, progress=self.placement.progress
+        )
+        self._at_start = self.counters()
+        self.peers: dict[int, Peer] = {}
+        self.loops = Loops(self.engine.group, placement.wait_mode(self.placement))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.engine.close()
+
+    def meet_peers(self, span: int) -> None:
+        """Connect with everybody, and make memory known: `span` bytes to send, as many to receive.
+
+        Engines that make progress only when called must be called by all until all are done.
+        """
+        with Background(self.engine.group):
+            self.pids: list[int] = self.share(os.getpid())
+            addresses = self.ranks.allgather(self.engine.main_address(), self.limit_s())
+            self.peers = {
+                rank: self.engine.add_peer(address)
+                for rank, address in enumerate(addresses)
+                if rank != self.rank
+            }
+            for peer in self.peers.values():
+                peer.connect(self.limit_s())
+            mapped = self.spec.memory == "engine"
+            allocate = self._engine_memory if mapped else self._program_memory
+            self.source = allocate(span)
+            self.sinks = self._memory(allocate(span), mapped)
+            self.lines = self._memory(self._engine_memory(CACHELINE_BYTES), True)
+            if self.spec.operation == "send":
+                post_receives(self.engine.group, MESSAGE_MAX, RECEIVES)
+            self.meet()
+
+    def _engine_memory(self, size: int) -> MemoryRegion:
+        return self.engine.alloc_mr(size, prefault=True)
+
+    def _program_memory(self, size: int) -> MemoryRegion:
+        touched = np.ones(size, np.uint8)
+        return self.engine.reg_mr(touched)
+
+    def _memory(self, own: MemoryRegion, mapped: bool) -> Memory:
+        shared = self.share([own.desc.hex(), own.address])
+        others = {}
+        for rank, (desc, address) in enumerate(shared):
+            if rank != self.rank:
+                region = self.engine.import_mr(bytes.fromhex(desc))
+                here = loops.address(region.map(self.limit_s())) if mapped else 0
+                loops.touch(here, own.length if mapped else 0)
+                others[rank] = Remote(region, here, address)
+        return Memory(own, others)
+
+    def limit_s(self, expected_s: float = 0.0) -> float:
+        """How long something may take that should take `expected_s`."""
+        return self.spec.timeout_s + _MARGIN * expected_s
+
+    def share(self, value: Any, expected_s: float = 0.0) -> list[Any]:
+        """Everybody's value, by rank: what JSON can express."""
+        payload = json.dumps(value).encode()
+        return [json.loads(p) for p in self.ranks.allgather(payload, self.limit_s(expected_s))]
+
+    def meet(self, expected_s: float = 0.0) -> None:
+        """Wait for everybody, asleep."""
+        self.ranks.barrier(self.limit_s(expected_s))
+
+    def bytes_out(self) -> dict[str, int]:
+        """What has left this rank so far, by NIC."""
+        return {nic: counters["bytes_out"] for nic, counters in self.counters().items()}
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """By NIC of this rank."""
+        stats = self.engine.stats()
+        return {nic: asdict(counters) for nic, counters in zip(self.nics, stats, strict=True)}
+
+    def fabric(self) -> Fabric:
+        """As the record states it."""
+        delta = {
+            nic: {name: value - self._at_start[nic][name] for name, value in counters.items()}
+            for nic, counters in self.counters().items()
+        }
+        return Fabric(
+            transport=self.transport,
+            why=self._why,
+            nics=tuple(Nic(nic, None, 0.0, delta[nic]) for nic in self.nics),
+            path=self.peers[min(self.peers)].info().path if self.peers else "",
+            progress=self.placement.progress,
+        )

@@ -1,0 +1,99 @@
+"""What a user asks of a benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+MARCH_SPAN = 256 << 20
+"""Marching goes through this much memory: more than any cache holds."""
+MESSAGE_MAX = 4096
+PAIRS = frozenset({"write", "paged", "send"})
+"""Operations between ranks 0 and 1; the others are between all."""
+WINDOW = 64
+WINDOW_BYTES = 8 << 20
+PAGED_BYTES = 16 << 20
+"""Pages of one operation, unless --pages says how many."""
+PAGES_MAX = 4096
+
+DEFAULT_SECONDS = 0.1
+"""Per size and measurement, over all cycles."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    operation: str
+    sizes: tuple[int, ...] = (0,)
+    iters: int | None = None
+    """Operations per cycle; None: as many as fill the duration."""
+    duration_s: float = DEFAULT_SECONDS
+    warmup: int | None = None
+    """Operations before each cycle; None: as many as are in flight."""
+    window: int | None = None
+    """Operations in flight; None: WINDOW, but no more than make up WINDOW_BYTES, and at least 2."""
+    cycles: int = 3
+    bidirectional: bool = False
+    check: bool = False
+    imm: bool = True
+    touch: Literal["hot", "marching"] = "hot"
+    pages: int | None = None
+    memory: Literal["engine", "registered"] = "engine"
+    transport: str = "auto"
+    nics_per_rank: int = 1
+    progress: Literal["auto", "inline", "worker"] = "auto"
+    timeout_s: float = 30.0
+    seed: int = 0
+
+    @property
+    def test(self) -> str:
+        return f"bench.{self.operation}"
+
+    @property
+    def command(self) -> str:
+        return f"bench {self.operation}"
+
+    def pages_of(self, size: int) -> int:
+        return self.pages or max(1, min(PAGES_MAX, PAGED_BYTES // size))
+
+    def window_of(self, payload: int) -> int:
+        """Operations of `payload` bytes in flight."""
+        return self.window or max(2, min(WINDOW, WINDOW_BYTES // max(payload, 1)))
+
+    def extent(self, size: int, ranks: int) -> int:
+        """Bytes of the source, and of each sink, within which one operation works."""
+        if self.operation == "paged":
+            return self.pages_of(size) * size
+        if self.operation == "scatter":
+            return ranks * size
+        return size if self.operation == "write" else 0
+
+    def step(self, extent: int) -> int:
+        """From one operation to the next."""
+        return _padded(extent) if self.touch == "marching" else 0
+
+    def span(self, extent: int) -> int:
+        """What the operations go through, one after the other."""
+        return max(MARCH_SPAN, _padded(extent)) if self.touch == "marching" else _padded(extent)
+
+    def parameters(self, ranks: int) -> dict[str, Any]:
+        """Those that bear on the operation, as the record states them."""
+        extent = max(self.extent(size, ranks) for size in self.sizes)
+        every = asdict(self)
+        for name in ("operation", "seed", "transport", *_WITHOUT.get(self.operation, ())):
+            del every[name]
+        if self.operation != "paged":
+            del every["pages"]
+        return every | ({"span": self.span(extent)} if extent else {})
+
+
+def _padded(size: int) -> int:
+    return -(-size // _LINE) * _LINE
+
+
+_LINE = 64
+_MEMORY = ("touch", "memory", "imm")
+_WITHOUT = {
+    "scatter": ("bidirectional",),
+    "barrier": (*_MEMORY, "sizes", "window", "bidirectional", "check"),
+    "send": _MEMORY,
+}
