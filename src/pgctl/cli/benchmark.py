@@ -1,0 +1,167 @@
+"""From the flags of `pgctl bench` to its exit status."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from pgctl import cluster
+from pgctl.bench.spec import DEFAULT_SECONDS, MESSAGE_MAX, PAIRS, Spec
+from pgctl.cli.status import BY_VERDICT, PASS, as_rank
+from pgctl.report import json_writer
+from pgctl.report.console import Terminal
+from pgctl.report.record import Record
+from pgctl.units import format_size
+
+_AS_GIVEN = (
+    *("iters", "warmup", "window", "cycles", "bidirectional", "check", "imm", "touch"),
+    *("pages", "memory", "transport", "progress", "seed"),
+)
+
+Show = Callable[[Record], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for, checked."""
+
+    spec: Spec
+    ranks: int
+    argv: tuple[str, ...]
+    json_target: str | None
+    dry_run: bool
+    quiet: bool
+    verbose: bool
+
+    @classmethod
+    def of(
+        cls,
+        operation: str,
+        sweep: tuple[int, int] | None,
+        given: Mapping[str, Any],
+        argv: Sequence[str],
+    ) -> Request:
+        """Raises click.UsageError."""
+        if given["iters"] is not None and given["duration"] is not None:
+            raise click.UsageError("-n says how many and -D for how long: give one of them")
+        if given["dry_run"] and given["json_target"] is not None:
+            raise click.UsageError("--dry-run measures nothing that --json could write")
+        if given["quiet"] and given["verbose"]:
+            raise click.UsageError("-q and -v exclude each other")
+        sizes = (0,) if sweep is None else _sizes(operation, sweep, given)
+        spec = Spec(
+            operation=operation,
+            sizes=sizes,
+            duration_s=given["duration"] or DEFAULT_SECONDS,
+            timeout_s=given["timeout"],
+            nics_per_rank=given["nics_per_rank"],
+            **{name: given[name] for name in _AS_GIVEN if name in given},
+        )
+        return cls(
+            spec=spec,
+            ranks=_ranks(operation, given["ranks"]),
+            argv=tuple(argv),
+            **{name: given[name] for name in ("json_target", "dry_run", "quiet", "verbose")},
+        )
+
+
+def carry_out(request: Request, run: Callable[[Request, Terminal, Show], int] | None) -> int:
+    """run: what to do instead of starting ranks."""
+    terminal = Terminal(quiet=request.quiet)
+
+    def show(record: Record) -> None:
+        try:
+            if request.json_target is not None:
+                json_writer.write(record, request.json_target)
+        finally:
+            if request.json_target != json_writer.STDOUT and record.results:
+                terminal.show(record)
+
+    if request.dry_run:
+        return _dry_run(request, terminal)
+    return (run or _as_ranks)(request, terminal, show)
+
+
+def _as_ranks(request: Request, terminal: Terminal, show: Show) -> int:
+    """Become a rank, or start the ranks and leave with their status."""
+    ranks = cluster.enter(request.ranks, verbose=request.verbose)
+    with as_rank(request.verbose), ranks:
+        from pgctl.bench.run import Benchmark
+
+        benchmark = Benchmark(request.spec, ranks, request.argv)
+        first = ranks.rank == 0
+        try:
+            with terminal.progress(len(request.spec.sizes), shown=first) as advance:
+                benchmark.run(lambda size: advance(format_size(size)))
+        except BaseException as problem:
+            if first:
+                show(benchmark.record(_why(problem)))
+            raise
+        record = benchmark.record()
+        if first:
+            show(record)
+        return BY_VERDICT[record.verdict]
+
+
+def _dry_run(request: Request, terminal: Terminal) -> int:
+    from pgctl.bench.run import outline
+
+    launcher = cluster.detect_launcher(os.environ)
+    if launcher is None or launcher.rank == 0:
+        terminal.plan(outline(request.spec, request.ranks, request.argv))
+    return PASS
+
+
+def _why(problem: BaseException) -> str:
+    if isinstance(problem, (KeyboardInterrupt, SystemExit)):
+        return "interrupted, or another rank has failed"
+    return str(problem) or type(problem).__name__
+
+
+def _sizes(operation: str, sweep: tuple[int, int], given: Mapping[str, Any]) -> tuple[int, ...]:
+    explicit: tuple[int, ...] | None = given["sizes"]
+    if explicit is not None:
+        clash = [flag for flag, name in _SWEEP_FLAGS.items() if given[name] is not None]
+        if clash:
+            raise click.UsageError(f"--sizes names the sizes, so {clash[0]} cannot apply")
+        sizes = explicit
+    else:
+        smallest, largest = given["min_bytes"] or sweep[0], given["max_bytes"] or sweep[1]
+        if given["max_bytes"] is None:
+            largest = max(smallest, largest)
+        if smallest > largest:
+            raise click.UsageError(f"-b {format_size(smallest)} is above -e {format_size(largest)}")
+        sizes = _progression(smallest, largest, given["factor"] or 2)
+    if operation == "send" and max(sizes) > MESSAGE_MAX:
+        raise click.UsageError(
+            f"a message holds at most {format_size(MESSAGE_MAX)}, not {format_size(max(sizes))}"
+        )
+    return sizes
+
+
+_SWEEP_FLAGS = {"-b": "min_bytes", "-e": "max_bytes", "-f": "factor"}
+
+
+def _progression(smallest: int, largest: int, factor: int) -> tuple[int, ...]:
+    sizes = [smallest]
+    while sizes[-1] * factor <= largest:
+        sizes.append(sizes[-1] * factor)
+    return tuple(sizes)
+
+
+def _ranks(operation: str, asked: int | None) -> int:
+    launcher = cluster.detect_launcher(os.environ)
+    started = launcher.size if launcher is not None else None
+    if asked is not None and started is not None and asked != started:
+        assert launcher is not None
+        raise click.UsageError(f"-r {asked}, but {launcher.name} has started {started} ranks")
+    ranks = asked or started or cluster.DEFAULT_RANKS
+    if operation in PAIRS and ranks != 2:
+        raise click.UsageError(f"bench {operation} is between 2 ranks, not {ranks}")
+    if ranks < 2:
+        raise click.UsageError(f"bench {operation} needs at least 2 ranks, not {ranks}")
+    return ranks

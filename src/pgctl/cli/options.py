@@ -1,0 +1,229 @@
+"""The flags that commands share: the same name, the same meaning, the same words everywhere.
+
+A command lists those that apply to it, so that any other is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pgctl.report.json_writer import check_target
+from pgctl.units import parse_size, parse_sizes
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Sizes(click.ParamType[tuple[int, ...]]):
+    name = "sizes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_sizes(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Count(click.ParamType[int]):
+    """A whole number of something."""
+
+    name = "n"
+
+    def __init__(self, least: int, most: int | None) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if not (value.isascii() and value.isdigit()):
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        number = int(value)
+        if number < self._least:
+            self.fail(f"{value} is too little: at least {self._least}", param, ctx)
+        if self._most is not None and number > self._most:
+            self.fail(f"{value} is too much: at most {self._most}", param, ctx)
+        return number
+
+
+class Seconds(click.ParamType[float]):
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds <= 86400:
+            self.fail(
+                f"{value!r} is not a number of seconds above 0, and at most a day", param, ctx
+            )
+        return seconds
+
+
+class Target(click.ParamType[str]):
+    """A file that can be written; found out now rather than after the run."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            check_target(value)
+        except OSError as error:
+            self.fail(f"cannot write {value!r}: {error.strerror}", param, ctx)
+        return str(value)
+
+
+SIZE, SIZES, SECONDS, TARGET = Size(), Sizes(), Seconds(), Target()
+
+
+def flags(*names: str) -> Decorator:
+    """The shared flags of these names, in this order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            function = _FLAGS[name](function)
+        return function
+
+    return decorate
+
+
+def _count(*names: str, least: int, most: int | None = None, **rest: Any) -> Decorator:
+    return click.option(*names, type=Count(least, most), metavar="N", **rest)
+
+
+_FLAGS: dict[str, Decorator] = {
+    "min_bytes": click.option(
+        "-b", "--min-bytes", type=SIZE, help="Smallest size of the sweep: 8, 4K, 1M."
+    ),
+    "max_bytes": click.option("-e", "--max-bytes", type=SIZE, help="Largest size of the sweep."),
+    "factor": _count(
+        "-f", "--factor", least=2, help="From one size of the sweep to the next.  [default: 2]"
+    ),
+    "sizes": click.option("--sizes", type=SIZES, help="These sizes instead: 4K,64K,1M."),
+    "iters": _count("-n", "--iters", least=1, help="Operations per size and cycle."),
+    "duration": click.option(
+        "-D", "--duration", type=SECONDS, help="Seconds per size and measurement, instead of -n."
+    ),
+    "warmup": _count(
+        "-w",
+        "--warmup",
+        least=0,
+        help="Operations before each measurement.  [default: as many as are in flight]",
+    ),
+    "window": _count(
+        "--window",
+        least=1,
+        most=1024,
+        help="Operations in flight.  [default: 64, fewer of those above 128K]",
+    ),
+    "bidirectional": click.option(
+        "--bidirectional", is_flag=True, help="Both ways at once; bandwidths are added."
+    ),
+    "check": click.option(
+        "-c", "--check", is_flag=True, help="Verify every byte, outside the timed part."
+    ),
+    "cycles": _count(
+        "-N",
+        "--cycles",
+        least=1,
+        default=3,
+        show_default=True,
+        help="Measure each size so often; statistics are over all.",
+    ),
+    "timeout": click.option(
+        "-T",
+        "--timeout",
+        type=SECONDS,
+        default="30",
+        show_default=True,
+        help="Seconds after which a step that hangs is given up.",
+    ),
+    "ranks": _count("-r", "--ranks", least=1, help="Local ranks to start.  [default: 2]"),
+    "nics": _count(
+        "--nics-per-rank",
+        least=1,
+        most=4,
+        default=1,
+        show_default=True,
+        help="NICs of each rank, or lanes of shared memory: 1 to 4.",
+    ),
+    "transport": click.option(
+        "--transport",
+        type=click.Choice(["auto", "shm"]),
+        default="auto",
+        show_default=True,
+        help="What carries the bytes.",
+    ),
+    "progress": click.option(
+        "--progress",
+        type=click.Choice(["auto", "inline", "worker"]),
+        default="auto",
+        show_default=True,
+        help="Who drives the engine: the benchmark's thread or one of its own. "
+        "auto: inline with one NIC.",
+    ),
+    "memory": click.option(
+        "--memory",
+        type=click.Choice(["engine", "registered"]),
+        default="engine",
+        show_default=True,
+        help="Who allocated the memory: the engine, or a program that registers it.",
+    ),
+    "touch": click.option(
+        "--touch",
+        type=click.Choice(["hot", "marching"]),
+        default="hot",
+        show_default=True,
+        help="The same bytes again and again, or on through 256M.",
+    ),
+    "imm": click.option(
+        "--imm/--no-imm",
+        default=True,
+        help="Have the receiver count each write (default), or let it sleep.",
+    ),
+    "pages": _count(
+        "--pages",
+        least=1,
+        most=1 << 20,
+        help="Pages per operation.  [default: 16M of them, at most 4096]",
+    ),
+    "json": click.option(
+        "--json",
+        "json_target",
+        type=TARGET,
+        help="Write the record as JSON; - is stdout, and then nothing else is.",
+    ),
+    "seed": _count(
+        "--seed",
+        least=0,
+        most=2**32 - 1,
+        default=0,
+        show_default=True,
+        help="Of all that is drawn.",
+    ),
+    "dry_run": click.option("--dry-run", is_flag=True, help="Say what would run; start nothing."),
+    "quiet": click.option("-q", "--quiet", is_flag=True, help="Only the figures."),
+    "verbose": click.option(
+        "-v", "--verbose", is_flag=True, help="Show what ranks above 0 print, and tracebacks."
+    ),
+}

@@ -1,0 +1,463 @@
+"""`pgctl bench` as a user meets it: what it prints, what it refuses, how it ends.
+
+Whole outputs are compared over made-up records; real processes show everything else.
+"""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from pgctl.bench.spec import Spec
+from pgctl.cli import cli
+from pgctl.cli.benchmark import Request, Show
+from pgctl.cli.status import BY_VERDICT, run
+from pgctl.report.console import Terminal
+from pgctl.report.record import Fabric, Finding, Nic, Record, Result, Run
+
+PATIENCE_S = 60
+PGCTL = (sys.executable, "-P", "-m", "pgctl")
+SCHEMA = json.loads((files("pgctl.report") / "schema.json").read_text(encoding="utf-8"))
+OPERATIONS = ("write", "paged", "scatter", "barrier", "send")
+QUICK = ("-n", "3", "-N", "1", "-T", "20")
+
+# ---- What it prints, of made-up records
+
+
+def result(test: str, size: int, gbyte_s: float, mop_s: float, us: float) -> Result:
+    metrics = {
+        "bw_gbyte_s": {"p50": gbyte_s},
+        "bw_gbit_s": {"p50": 8 * gbyte_s},
+        "rate_mop_s": {"p50": mop_s},
+        "lat_us": {"p50": us, "p99": 2 * us},
+    }
+    if size >= 4096:
+        metrics["bw_pct_line_rate"] = {"p50": 96.4}
+    return Result(test=test, size=size, iters=1000, pair=(0, 1), metrics=metrics)
+
+
+def record(spec: Spec, *results: Result) -> Record:
+    return Record(
+        command=spec.command,
+        verdict="pass",
+        run=Run(
+            argv=("pgctl",),
+            started="2026-01-02T03:04:05+00:00",
+            host="gpu01",
+            ranks=2,
+            versions={},
+            seed=0,
+            cpus=(0, 1),
+            parameters=spec.parameters(2),
+        ),
+        fabric=Fabric(
+            "shm", "all ranks are on this host", (Nic("shm0", None, 0),), progress="inline"
+        ),
+        results=results,
+        limits={"cacheline_oneway_us": 0.139},
+    )
+
+
+def three_writes(spec: Spec) -> Record:
+    sizes = [(8, 0.1112, 13.9, 0.205), (65536, 38.94, 0.5942, 1.92), (1 << 20, 24.8, 0.0237, 45)]
+    made = record(spec, *(result("bench.write", *figures) for figures in sizes))
+    memcpy = {"65536": 40.4, "1048576": 25.2}
+    return replace(made, limits={**made.limits, "memcpy_gbyte_s": memcpy})
+
+
+@pytest.fixture
+def shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """What a command prints to stdout when its run comes to a made-up record."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def show(made: Callable[[Spec], Record], *args: str, status: int = 0) -> str:
+        def instead(request: Request, _: Terminal, show: Show) -> int:
+            made_up = made(request.spec)
+            show(made_up)
+            return BY_VERDICT[made_up.verdict]
+
+        assert run(cli, ["bench", *args], instead) == status
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    return show
+
+
+def test_a_sweep(shown: Callable[..., str]) -> None:
+    assert shown(three_writes, "write") == textwrap.dedent("""\
+        bench write    2 ranks on gpu01, pinned to cores 0 and 1
+        transport      shm (shm0), inline progress; all ranks are on this host
+        memory         engine memory, pre-faulted, hot (the same bytes each time)
+        traffic        up to 64 writes in flight, each counted by the receiver
+
+            size      GB/s      Gb/s     Mop/s    p50 µs    p99 µs  of limit
+               8     0.111     0.890   13.9        0.205     0.410         -
+             64K    38.9     312        0.594      1.92      3.84       96 %
+              1M    24.8     198        0.0237    45.0      90.0        96 %
+
+        limits         memcpy, hot: 40.4 GB/s at 64K, 25.2 GB/s at 1M
+                       a cache line, there and seen: 0.139 µs
+        latency        8 one way, half a round trip: 0.205 µs, 1.47 times the cache line
+        verified       no; -c compares every byte
+        """)
+
+
+def test_only_the_figures(shown: Callable[..., str]) -> None:
+    lines = shown(three_writes, "write", "-q").splitlines()
+    assert [line.split()[0] for line in lines] == ["size", "8", "64K", "1M"]
+
+
+def test_json_on_stdout_is_all_that_is_there(shown: Callable[..., str]) -> None:
+    document = json.loads(shown(three_writes, "write", "--json", "-"))
+    jsonschema.validate(document, SCHEMA)
+    assert [size["size"] for size in document["results"]] == [8, 65536, 1 << 20]
+
+
+def test_json_in_a_file_leaves_the_table(shown: Callable[..., str], tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    assert "64K" in shown(three_writes, "write", "--json", str(target))
+    jsonschema.validate(json.loads(target.read_text()), SCHEMA)
+
+
+def test_what_was_asked_is_said(shown: Callable[..., str]) -> None:
+    flags = ("--window", "1", "--bidirectional", "--no-imm", "--touch", "marching")
+    out = shown(three_writes, "write", *flags, "--memory", "registered")
+    assert out[: out.index("\n\n")] == textwrap.dedent("""\
+        bench write    2 ranks on gpu01, pinned to cores 0 and 1
+        transport      shm (shm0), inline progress; all ranks are on this host
+        memory         registered memory, pre-faulted, marching through 256M
+        traffic        1 write in flight each way, both directions added, complete at
+                       the sender""")
+
+
+def test_a_barrier(shown: Callable[..., str]) -> None:
+    def made(spec: Spec) -> Record:
+        us = {"min": 0.21, "p50": 0.354, "p90": 0.41, "p99": 0.55, "p99.9": 7.31, "max": 25.66}
+        return record(spec, Result("bench.barrier", 0, 1000, {"lat_us": us}))
+
+    assert shown(made, "barrier") == textwrap.dedent("""\
+        bench barrier  2 ranks on gpu01, pinned to cores 0 and 1
+        transport      shm (shm0), inline progress; all ranks are on this host
+
+          min µs    p50 µs    p90 µs    p99 µs  p99.9 µs    max µs
+           0.210     0.354     0.410     0.550      7.31      25.7
+
+        limits         a cache line, there and seen: 0.139 µs
+        latency        a barrier: 0.354 µs, 2.55 times the cache line
+        """)
+
+
+def test_changed_payload_is_a_failure(shown: Callable[..., str]) -> None:
+    def made(spec: Spec) -> Record:
+        bad = replace(result("bench.write", 8, 0.1, 13.9, 0.2), verified=False)
+        finding = Finding("PG201", "fail", "payload arrived changed", "byte 3 at rank 1", "")
+        return replace(record(spec, bad), verdict="fail", findings=(finding,))
+
+    out = shown(made, "write", "-c", "--sizes", "8", status=1)
+    assert out.splitlines()[-2:] == [
+        "fail           payload arrived changed: byte 3 at rank 1",
+        "verified       WRONG at 8",
+    ]
+
+
+def test_what_was_measured_before_an_error_is_shown(shown: Callable[..., str]) -> None:
+    def made(spec: Spec) -> Record:
+        return replace(three_writes(spec), verdict="error", error="the peer is down")
+
+    out = shown(made, "write", status=3)
+    assert out.splitlines()[-1] == "incomplete     3 of 24 sizes measured: the peer is down"
+
+
+# ---- What it refuses
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ("write --sizes 0", "'0' is not a size: it must be at least 1 byte"),
+        ("write --sizes 4Q", "'4Q' is not a size"),
+        ("write --sizes 4K,4096", "names 4K twice"),
+        ("write --sizes 4K -e 1M", "--sizes names the sizes, so -e cannot apply"),
+        ("write -b 1M -e 4K", "-b 1M is above -e 4K"),
+        ("write -e x", "'x' is not a size"),
+        ("write -f 1", "1 is too little: at least 2"),
+        ("write -n 0", "0 is too little: at least 1"),
+        ("write -n x", "'x' is not a whole number"),
+        ("write -n 5 -D 1", "give one of them"),
+        ("write -D 0", "'0' is not a number of seconds above 0"),
+        ("write -T nan", "'nan' is not a number of seconds above 0"),
+        ("write -N 0", "0 is too little"),
+        ("write --window 4096", "4096 is too much: at most 1024"),
+        ("write -r 1", "bench write is between 2 ranks, not 1"),
+        ("write -r 3", "bench write is between 2 ranks, not 3"),
+        ("scatter -r 1", "bench scatter needs at least 2 ranks, not 1"),
+        ("barrier -r 1", "bench barrier needs at least 2 ranks, not 1"),
+        ("barrier --sizes 4K", "No such option '--sizes'"),
+        ("barrier -c", "No such option '-c'"),
+        ("send --memory registered", "No such option '--memory'"),
+        ("write --pages 3", "No such option '--pages'"),
+        ("scatter --bidirectional", "No such option '--bidirectional'"),
+        ("send -e 8K", "a message holds at most 4K, not 8K"),
+        ("write --nics-per-rank 5", "5 is too much: at most 4"),
+        ("write --transport verbs", "'verbs' is not one of"),
+        ("write --json /nonexistent/out.json", "cannot write '/nonexistent/out.json'"),
+        ("write --json /", "cannot write '/': Is a directory"),
+        ("write --dry-run --json -", "--dry-run measures nothing"),
+        ("write -q -v", "-q and -v exclude each other"),
+        ("read", "No such command 'read'"),
+    ],
+)
+def test_bad_input(args: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def never(*_: object) -> int:
+        raise AssertionError("it was carried out")
+
+    assert run(cli, ["bench", *args.split()], never) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert reason in " ".join(err.split())
+
+
+def test_the_ranks_of_a_launcher_count(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMI_SIZE", "4")
+    monkeypatch.setenv("PMI_RANK", "0")
+    assert run(cli, ["bench", "write"]) == 2
+    assert "bench write is between 2 ranks, not 4" in capsys.readouterr().err
+    assert run(cli, ["bench", "scatter", "-r", "3"]) == 2
+    assert "-r 3, but" in capsys.readouterr().err
+    monkeypatch.setenv("PMI_RANK", "1")
+    assert run(cli, ["bench", "write"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+# ---- How it runs and ends, with real processes
+
+
+def pgctl(*args: str, **more: object) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        [*PGCTL, *args],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environ,
+        check=False,
+        **more,
+    )
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, f"still waiting for {condition}"
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in text.split()]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2][:1]
+    except OSError:
+        return True
+    return state == "Z"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_operation_runs(operation: str) -> None:
+    sizes = [] if operation == "barrier" else ["-c", "--sizes", "8,4K"]
+    done = pgctl("bench", operation, *QUICK, *sizes, "--json", "-")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, SCHEMA)
+    assert document["verdict"] == "pass"
+    assert [size["size"] for size in document["results"]] == ([8, 4096] if sizes else [0])
+    for measured in document["results"]:
+        assert measured["test"] == f"bench.{operation}"
+        assert measured["iters"] >= 3
+        assert measured["metrics"]["lat_us"]["p50"] > 0
+        assert measured["verified"] is (True if sizes else None)
+        assert all(len(s["values"]) == s["total"] > 0 for s in measured["samples"].values())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--bidirectional",
+        "--no-imm",
+        "--touch marching",
+        "--memory registered",
+        "--nics-per-rank 2",
+        "--progress worker",
+        "--window 1",
+        "-w 0",
+        "-D 0.001",
+        "--seed 7",
+    ],
+)
+def test_each_flag_of_a_write(flags: str) -> None:
+    amount = QUICK[2:] if "-D" in flags else QUICK
+    done = pgctl("bench", "write", *amount, "-c", "--sizes", "64,128K", *flags.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "every byte arrived as it was sent" in done.stdout
+
+
+def test_more_ranks_than_cores_finish() -> None:
+    ranks = str(len(os.sched_getaffinity(0)) + 2)
+    done = pgctl("bench", "scatter", *QUICK, "-c", "--sizes", "4K", "-r", ranks, "--json", "-")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["results"][0]["verified"] is True
+    assert document["run"]["cpus"] == [None] * int(ranks)
+
+
+def test_a_dry_run_starts_nothing() -> None:
+    done = pgctl("bench", "write", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "would run      24 sizes from 8 to 64M, 3 times"
+
+
+def test_a_step_that_cannot_be_done_ends_with_3() -> None:
+    done = pgctl("bench", "write", *QUICK, "--sizes", "8388607G")
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("pgctl: rank ")
+
+
+def test_a_reader_that_leaves_early_is_no_crash() -> None:
+    command = f"{' '.join(PGCTL)} bench write {' '.join(QUICK)} --sizes 8 | head -c 1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.stdout, done.stderr) == ("b", "")
+
+
+def test_a_closed_stdout_is_no_crash() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as stdout:
+        done = subprocess.run(
+            [*PGCTL, "bench", "write", *QUICK, "--sizes", "8"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+class Long:
+    """A benchmark that would run for an hour, once its ranks are at it."""
+
+    def __init__(self, *args: str, **popen: object) -> None:
+        command = [*PGCTL, "bench", "write", "--sizes", "8,16", "-D", "3600", *args]
+        self.process = subprocess.Popen(command, **popen)  # type: ignore[call-overload]
+        self.ranks: list[int] = []
+        eventually(self._measures)
+
+    def _measures(self) -> bool:
+        """Both ranks have used more processor time than it takes to get there."""
+        assert self.process.poll() is None
+        self.ranks = children(self.process.pid)
+        return len(self.ranks) == 2 and all(cpu_seconds(pid) > 1.5 for pid in self.ranks)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_ends_all(victim: int) -> None:
+    long = Long(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.kill(long.ranks[victim], signal.SIGKILL)
+    out, err = long.process.communicate(timeout=PATIENCE_S)
+    assert (long.process.returncode, out) == (3, "")
+    assert err.startswith("pgctl: rank ")
+    assert err.endswith("was killed by SIGKILL\n")
+    assert all(is_gone(pid) for pid in long.ranks)
+
+
+def test_a_record_says_that_the_run_ended_early() -> None:
+    long = Long("--json", "-", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.kill(long.ranks[1], signal.SIGKILL)
+    out, _ = long.process.communicate(timeout=PATIENCE_S)
+    document = json.loads(out)
+    jsonschema.validate(document, SCHEMA)
+    assert document["verdict"] == "error"
+    assert document["error"]
+
+
+def test_ctrl_c_on_a_terminal() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        long = Long(stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_the_terminal)
+        os.write(ours, b"\x03")
+        screen = read_until_closed(ours, lambda: long.process.poll() is not None)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert long.process.returncode == 130
+    assert b"Traceback" not in screen
+    assert all(is_gone(pid) for pid in long.ranks)
+
+
+def own_the_terminal() -> None:
+    """A session of one's own, whose terminal is stdin, and Ctrl-C not ignored."""
+    import fcntl
+    import termios
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def read_until_closed(fd: int, over: Callable[[], bool]) -> bytes:
+    """A terminal that nobody reads stops who writes to it."""
+    data, end = b"", time.monotonic() + PATIENCE_S
+    while True:
+        assert time.monotonic() < end
+        if select.select([fd], [], [], 0.05)[0]:
+            data += os.read(fd, 4096)
+        elif over():
+            return data
+
+
+# ---- Around it
+
+
+def test_version_and_completion() -> None:
+    from importlib.metadata import version
+
+    assert pgctl("--version").stdout == f"pgctl {version('pgctl')}\n"
+    for shell in "bash", "zsh", "fish":
+        assert "_PGCTL_COMPLETE" in pgctl("completion", shell).stdout
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_help_has_examples_and_fits(operation: str) -> None:
+    done = pgctl("bench", operation, "--help")
+    assert done.returncode == 0
+    assert f"pgctl bench {operation}" in done.stdout.partition("Examples:")[2]
+    assert max(map(len, done.stdout.splitlines())) <= 80
