@@ -1,0 +1,77 @@
+"""One-sided, reliable, unordered transfers between processes and machines, over the C engine."""
+
+from pgctl.engine.config import (
+    Caps,
+    GroupConfig,
+    Limits,
+    NicConfig,
+    NicStats,
+    Progress,
+    Transport,
+    transports,
+)
+from pgctl.engine.counter import ImmCounter
+from pgctl.engine.engine import TransferEngine
+from pgctl.engine.events import Event
+from pgctl.engine.memory import MemoryRegion, MrDesc, RemoteRegion
+from pgctl.engine.native import IMM_MAX, check
+from pgctl.engine.op import Op
+from pgctl.engine.peer import NetAddr, Peer, PeerInfo
+from pgctl.engine.work import Barrier, PagedWrites, Pages, Scatter, Send, Slice, Work, Write
+from pgctl.errors import (
+    PgAgain,
+    PgBusy,
+    PgCanceled,
+    PgError,
+    PgInvalid,
+    PgNoMemory,
+    PgPeerDown,
+    PgProtocol,
+    PgShutdown,
+    PgStale,
+    PgTimeout,
+    PgUnsupported,
+)
+
+__all__ = [
+    "IMM_MAX",
+    "Barrier",
+    "Caps",
+    "Event",
+    "GroupConfig",
+    "ImmCounter",
+    "Limits",
+    "MemoryRegion",
+    "MrDesc",
+    "NetAddr",
+    "NicConfig",
+    "NicStats",
+    "Op",
+    "PagedWrites",
+    "Pages",
+    "Peer",
+    "PeerInfo",
+    "PgAgain",
+    "PgBusy",
+    "PgCanceled",
+    "PgError",
+    "PgInvalid",
+    "PgNoMemory",
+    "PgPeerDown",
+    "PgProtocol",
+    "PgShutdown",
+    "PgStale",
+    "PgTimeout",
+    "PgUnsupported",
+    "Progress",
+    "RemoteRegion",
+    "Scatter",
+    "Send",
+    "Slice",
+    "TransferEngine",
+    "Transport",
+    "Work",
+    "Write",
+    "check",
+    "transports",
+]

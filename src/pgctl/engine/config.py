@@ -1,0 +1,196 @@
+"""What an engine is made of, and what it says about itself: plain records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+from pgctl._ffi import ffi, lib
+from pgctl.engine.native import NS, check, fixed, new_error, text
+from pgctl.errors import PgInvalid
+
+Progress = Literal["auto", "inline", "worker"]
+
+_PROGRESS: dict[str, int] = {
+    "auto": lib.PG_PROGRESS_AUTO,
+    "inline": lib.PG_PROGRESS_INLINE,
+    "worker": lib.PG_PROGRESS_WORKER,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NicConfig:
+    """One NIC (Domain) of a group."""
+
+    transport: str = ""
+    """Empty: the first that this machine can run."""
+    device: str = ""
+    """Empty: the transport chooses."""
+    cpu: int = -1
+    """Where this NIC's own thread is pinned, if it has one; -1: nowhere."""
+    link_mbit_s: int = 0
+    """Its share of split writes; 0: as the transport says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupConfig:
+    """One DomainGroup: 1 to 4 NICs that work together."""
+
+    nics: Sequence[NicConfig] = (NicConfig(),)
+    progress: Progress = "auto"
+    """"worker": a thread of the engine's. "inline": the caller's; who stops calling stalls peers.
+    "auto": a worker where there are more than two cores."""
+    worker_cpu: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a transport promises; the fields of struct pg_caps."""
+
+    max_write: int
+    max_msg: int
+    max_outstanding: int
+    imm_bits: int
+    split_min: int
+    link_mbit_s: int
+    ordered: bool
+    reports_source: bool
+    can_fence: bool
+    placement_once: bool
+    wait_fd: bool
+    sync_post: bool
+    maps_peer: bool
+    gpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """A transport of this build. Either `caps`, or the `reason` why this machine cannot run it."""
+
+    name: str
+    caps: Caps | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of a group; the fields of struct pg_limits."""
+
+    n_domains: int
+    max_ops: int
+    max_msg: int
+    imm_bits: int
+    max_write: int
+    split_min: int
+    progress: Progress
+    transport: str
+
+
+@dataclass(frozen=True, slots=True)
+class NicStats:
+    """Totals of a NIC since the engine was made; the fields of struct pg_domain_stats."""
+
+    bytes_out: int
+    posted: int
+    imms_in: int
+    msgs_in: int
+    eagain: int
+
+
+Record = TypeVar("Record", Caps, NicStats)
+
+
+def record(kind: type[Record], struct: Any) -> Record:
+    """The fields of a C struct that have the names of `kind`'s."""
+    return kind(**{field.name: getattr(struct, field.name) for field in fields(kind)})
+
+
+def transports() -> list[Transport]:
+    """Every transport of this build, in the order of preference."""
+    found: list[Transport] = []
+    while name := lib.pg_transport_name(len(found)):
+        caps, error = ffi.new("struct pg_caps *"), new_error()
+        if lib.pg_transport_caps(name, caps, error):
+            found.append(Transport(text(name), None, text(error.text)))
+        else:
+            found.append(Transport(text(name), record(Caps, caps), ""))
+    return found
+
+
+def limits_of(group: Any) -> Limits:
+    c = ffi.new("struct pg_limits *")
+    check(lib.pg_limits(group, c))
+    progress: Progress = "worker" if c.progress == lib.PG_PROGRESS_WORKER else "inline"
+    return Limits(
+        c.n_domains,
+        c.max_ops,
+        c.max_msg,
+        c.imm_bits,
+        c.max_write,
+        c.split_min,
+        progress,
+        text(c.transport),
+    )
+
+
+def stats_of(group: Any) -> list[NicStats]:
+    c = ffi.new("struct pg_domain_stats *")
+    found: list[NicStats] = []
+    while lib.pg_stats(group, len(found), c) == 0:
+        found.append(record(NicStats, c))
+    return found
+
+
+def uniform(nics: int, transport: str, progress: Progress) -> GroupConfig:
+    """A group of equal NICs."""
+    if not 1 <= nics <= lib.PG_MAX_DOMAINS:
+        raise PgInvalid(f"{nics} NICs in a group; 1 to {lib.PG_MAX_DOMAINS}")
+    return GroupConfig(nics=[NicConfig(transport=transport)] * nics, progress=progress)
+
+
+def nanoseconds(seconds: float | None, what: str) -> int | None:
+    if seconds is None:
+        return None
+    if not 0 <= seconds < 1 << 32:
+        raise PgInvalid(f"{what} {seconds} is not a number of seconds")
+    return int(seconds * NS)
+
+
+def create(groups: Sequence[GroupConfig], overrides: dict[str, int | None]) -> tuple[Any, float]:
+    """A struct pg_engine *, and its op_timeout.
+
+    What `overrides` leaves None is as the environment says, or the engine.
+    """
+    config, error = ffi.new("struct pg_config *"), new_error()
+    check(lib.pg_config_init(config, error), error)
+    array = ffi.new("struct pg_group_config[]", len(groups))
+    for c, group in zip(array, groups, strict=True):
+        _fill_group(c, group)
+    config.groups, config.n_groups = array, len(groups)
+    for name, value in overrides.items():
+        if value is not None:
+            _set(config, name, value)
+    engine = ffi.new("struct pg_engine **")
+    check(lib.pg_engine_create(config, engine, error), error)
+    return engine[0], config.op_timeout_ns / NS
+
+
+def _fill_group(c: Any, group: GroupConfig) -> None:
+    if group.progress not in _PROGRESS:
+        raise PgInvalid(f"progress {group.progress!r} is not auto, inline or worker")
+    c.progress = _PROGRESS[group.progress]
+    _set(c, "worker_cpu", group.worker_cpu)
+    c.n_domains = len(group.nics)  # the engine refuses more than the array holds
+    for domain, nic in zip(c.domains, group.nics, strict=False):
+        domain.transport = fixed(nic.transport, ffi.sizeof(domain.transport), "transport")
+        domain.device = fixed(nic.device, ffi.sizeof(domain.device), "device")
+        _set(domain, "cpu", nic.cpu)
+        _set(domain, "link_mbit_s", nic.link_mbit_s)
+
+
+def _set(struct: Any, field: str, value: int) -> None:
+    try:
+        setattr(struct, field, value)
+    except OverflowError:
+        raise PgInvalid(f"{field} {value} is out of range") from None

@@ -1,0 +1,323 @@
+"""Memory that transfers read and write: ours, registered, and that of peers, imported."""
+
+from __future__ import annotations
+
+import errno
+import math
+import re
+import weakref
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pgctl._ffi import ffi, lib
+from pgctl.engine.native import check, new_error, unsigned
+from pgctl.errors import PgBusy, PgInvalid, PgStale, PgUnsupported
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+    from pgctl.engine.engine import TransferEngine
+    from pgctl.engine.group import Group
+
+
+class MrDesc(bytes):
+    """Names a region to peers: bytes that travel by any channel. Only the engine reads them.
+
+    Who has it may write there.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<MrDesc, {len(self)} bytes>"
+
+
+# ---- Ours
+
+
+class MemoryRegion:
+    """Memory that this engine reads from, and where peers that have its `desc` write.
+
+    Made by TransferEngine.alloc_mr and reg_mr. Any thread may use it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_desc",
+        "_finalizer",
+        "_owned",
+        "_window",
+        "address",
+        "engine",
+        "group",
+        "handle",
+        "length",
+        "pointer",
+    )
+
+    def __init__(
+        self,
+        engine: TransferEngine,
+        group: Group,
+        handle: int,
+        pointer: Any,
+        length: int,
+        *,
+        owned: bool,
+    ) -> None:
+        self.engine = engine
+        self.group = group
+        self.handle = handle
+        self.pointer = pointer
+        """For C: void *."""
+        self.address = int(ffi.cast("uintptr_t", pointer))
+        self.length = length
+        self._owned = owned
+        self._desc: MrDesc | None = None
+        self._window: weakref.ref[_Window] | None = None
+        self._finalizer = weakref.finalize(self, _forget_region, weakref.ref(group), handle)
+        self._finalizer.atexit = False
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __repr__(self) -> str:
+        return f"<MemoryRegion {self.handle:#x}, {self.length} bytes>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        return not self._finalizer.alive or self.group.closing
+
+    @property
+    def desc(self) -> MrDesc:
+        """What a peer needs to write here."""
+        if self._desc is None:
+            buffer = ffi.new("char[]", lib.PG_DESC_MAX)
+            size = ffi.new("size_t *", lib.PG_DESC_MAX)
+            check(lib.pg_mr_desc(self.group.c, self.handle, buffer, size))
+            self._desc = MrDesc(ffi.buffer(buffer, size[0]))
+        return self._desc
+
+    def numpy(self, dtype: DTypeLike = "u1") -> NDArray[Any]:
+        """The memory as a one-dimensional array, without a copy.
+
+        The array keeps the region alive, and the memory of a region that was not closed before. The
+        length must be a multiple of the item's size, else PgInvalid. Raises PgStale after close().
+        """
+        import numpy as np
+
+        if self.length % (size := np.dtype(dtype).itemsize):
+            raise PgInvalid(f"{self!r} is no whole number of items of {size} bytes")
+        window = self._window() if self._window else None
+        if window is None:
+            window = _Window(self)
+            self._window = weakref.ref(window)
+            if self._owned:
+                self.group.views.add(window)
+        return np.asarray(window).view(dtype)
+
+    @property
+    def buffer(self) -> memoryview:
+        """The memory as bytes; lives and keeps alive as the array of `numpy` does."""
+        return self.numpy().data
+
+    def __buffer__(self, flags: int) -> memoryview:  # from Python 3.12 on
+        return self.buffer
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        import numpy as np
+
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Unregister, once no operation of ours reads it; engine memory is then freed. Idempotent.
+
+        A peer that has the MrDesc may be writing still, also to memory that was registered where it
+        is: first agree with it that this has ended.
+
+        Waits for `timeout` seconds (None: the engine's op_timeout). Raises PgBusy, and the region
+        stays registered, while operations read it or arrays show memory that would be freed.
+        """
+        if self.closed:
+            return
+        if self._owned and self._window and self._window():
+            raise PgBusy(f"{self!r} cannot be freed: numpy arrays or buffers still show it")
+        limit = self.group.op_timeout if timeout is None else timeout
+        error = new_error()
+
+        def unregister(ns: int) -> int:
+            return int(lib.pg_unreg_mr(self.group.c, self.handle, ns, error))
+
+        rc = self.group.wait(unregister, limit, late=-errno.EBUSY)
+        if rc != -errno.ESTALE:  # another thread was faster
+            check(rc, error)
+        self._finalizer.detach()
+        self.group.kept.pop(self.handle, None)
+
+    unreg = close
+
+
+def _forget_region(ref: weakref.ref[Group], handle: int) -> None:
+    """What is still read stays registered, and alive, until the engine closes."""
+    group = ref()
+    if group and group.raw and lib.pg_unreg_mr(group.raw, handle, 0, ffi.NULL) == 0:
+        group.kept.pop(handle, None)
+
+
+class _Window:
+    """What numpy arrays over a region have as their base."""
+
+    __slots__ = ("__array_interface__", "__weakref__", "held")
+
+    def __init__(self, region: MemoryRegion) -> None:
+        if region.closed:
+            raise PgStale(f"{region!r} is closed")
+        self.held = region, region.group.kept.get(region.handle)
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": (len(region),),
+            "typestr": "|u1",
+            "data": (region.address, False),
+        }
+
+
+def alloc_mr(
+    engine: TransferEngine,
+    group: Group,
+    length: int,
+    numa: int,
+    flags: int,
+) -> MemoryRegion:
+    pointer, handle, error = ffi.new("void **"), ffi.new("pg_mr_t *"), new_error()
+    check(
+        lib.pg_alloc_mr(group.c, unsigned(length, "length"), numa, flags, pointer, handle, error),
+        error,
+    )
+    return MemoryRegion(engine, group, handle[0], pointer[0], length, owned=True)
+
+
+def reg_mr(engine: TransferEngine, group: Group, memory: object) -> MemoryRegion:
+    pointer, length, kept = _borrow(memory)
+    handle, error = ffi.new("pg_mr_t *"), new_error()
+    check(lib.pg_reg_mr(group.c, pointer, length, handle, error), error)
+    group.kept[handle[0]] = kept
+    return MemoryRegion(engine, group, handle[0], pointer, length, owned=False)
+
+
+def _borrow(memory: Any) -> tuple[Any, int, object]:
+    """Where `memory` is, its bytes, and what keeps it there."""
+    kind = type(memory).__name__
+    if hasattr(memory, "__cuda_array_interface__"):
+        raise PgUnsupported(f"{kind} is GPU memory: this build has no CUDA transport")
+    try:
+        view = memoryview(memory)
+    except (BufferError, TypeError, ValueError):  # numpy gives no buffer of dates, for example
+        described = getattr(memory, "__array_interface__", None)
+        if not isinstance(described, dict) or not described.get("data"):
+            raise TypeError(
+                f"{kind} cannot be registered: it has no buffer and no __array_interface__"
+            ) from None
+        address, length, readonly, contiguous = _array_interface(described)
+        pointer, kept = ffi.cast("void *", address), memory
+    else:
+        length, readonly, contiguous = view.nbytes, view.readonly, view.c_contiguous
+        if contiguous and not readonly:
+            kept = ffi.from_buffer(view, require_writable=True)
+            pointer = ffi.cast("void *", kept)
+    if readonly:
+        raise PgInvalid(f"{kind} cannot be registered: its memory is read-only")
+    if not contiguous:
+        raise PgInvalid(f"{kind} cannot be registered: its memory is not C-contiguous")
+    if not length:
+        raise PgInvalid(f"{kind} cannot be registered: it has 0 bytes")
+    return pointer, length, kept
+
+
+def _array_interface(described: dict[str, Any]) -> tuple[int, int, bool, bool]:
+    """Address, bytes, whether read-only, whether C-contiguous."""
+    address, readonly = described["data"]
+    item = int(re.findall(r"\d+", described["typestr"])[0])
+    shape, strides = described["shape"], described.get("strides")
+    packed = [item * math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    return address, item * math.prod(shape), readonly, strides is None or list(strides) == packed
+
+
+# ---- Of peers
+
+
+class RemoteRegion:
+    """A peer's region, as a destination. Made by TransferEngine.import_mr."""
+
+    __slots__ = ("__weakref__", "_finalizer", "desc", "engine", "group", "handle")
+
+    def __init__(
+        self, engine: TransferEngine | None, group: Group, handle: int, desc: bytes
+    ) -> None:
+        self.engine = engine
+        self.group = group
+        self.handle = handle
+        self.desc = MrDesc(desc)
+        self._finalizer = weakref.finalize(self, _forget_remote, weakref.ref(group), handle)
+        self._finalizer.atexit = False
+
+    def __repr__(self) -> str:
+        return f"<RemoteRegion {self.handle:#x}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def map(self, timeout: float | None = None) -> Any:
+        """For C: where a peer's engine memory is mapped here (void *); connects and maps if needed.
+
+        Waits for `timeout` seconds (None: the engine's op_timeout). Raises PgUnsupported when this
+        transport or kind of memory is not mapped. Valid until this is closed.
+        """
+        pointer, error = ffi.new("void **"), new_error()
+        limit = self.group.op_timeout if timeout is None else timeout
+
+        def remote_ptr(ns: int) -> int:
+            return int(lib.pg_remote_ptr(self.group.c, self.handle, ns, pointer, error))
+
+        check(self.group.wait(remote_ptr, limit), error)
+        return pointer[0]
+
+    def close(self) -> None:
+        """Forget it. Idempotent. Raises PgBusy while operations write there."""
+        if not self._finalizer.alive or self.group.closing:
+            return
+        error = new_error()
+        rc = lib.pg_release_rmr(self.group.c, self.handle, error)
+        if rc != -errno.ESTALE:
+            check(rc, error)
+        self._finalizer.detach()
+
+
+def _forget_remote(ref: weakref.ref[Group], handle: int) -> None:
+    group = ref()
+    if group and group.raw:
+        lib.pg_release_rmr(group.raw, handle, ffi.NULL)
+
+
+def import_mr(engine: TransferEngine | None, group: Group, desc: bytes) -> RemoteRegion:
+    handle, error = ffi.new("pg_rmr_t *"), new_error()
+    check(lib.pg_import_mr(group.c, desc, len(desc), handle, error), error)
+    return RemoteRegion(engine, group, handle[0], desc)

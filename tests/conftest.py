@@ -1,0 +1,62 @@
+"""What tests can ask for, and the summary of the transports that the C library declares."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+
+REQUIRED = [name for name in os.environ.get("PGCTL_REQUIRE", "").split(",") if name]
+
+
+def pytest_generate_tests(metafunc):
+    if "transport" in metafunc.fixturenames:
+        from pgctl.engine import transports
+
+        known = transports()
+        names = [transport.name for transport in known]
+        if unknown := [name for name in REQUIRED if name not in names]:
+            raise pytest.UsageError(f"PGCTL_REQUIRE: no transport is named {', '.join(unknown)}")
+        metafunc.parametrize("transport", known, ids=names, indirect=True)
+
+
+@pytest.fixture
+def transport(request):
+    """A transport of this build that this machine can run."""
+    if request.param.caps is None:
+        refuse = pytest.fail if request.param.name in REQUIRED else pytest.skip
+        refuse(f"{request.param.name}: {request.param.reason}")
+    return request.param
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    report = (yield).get_result()
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    report.transport = params["transport"].name if "transport" in params else None
+
+
+def pytest_terminal_summary(terminalreporter):
+    counts = {}
+    for outcome in ("passed", "skipped", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            if name := getattr(report, "transport", None):
+                counts.setdefault(name, Counter())[outcome] += 1
+    if counts:
+        terminalreporter.section("transports")
+    for name, count in counts.items():
+        failed = count["failed"] + count["error"]
+        terminalreporter.line(
+            f"{name}: {count['passed']} passed, {count['skipped']} skipped, {failed} failed"
+        )
+
+
+@pytest.fixture
+def world():
+    """Makes parties, and closes them; see support/parties.py."""
+    from parties import World
+
+    it = World()
+    yield it
+    it.close()

@@ -1,0 +1,196 @@
+"""The Python face of the engine: its names, errors, addresses and configuration."""
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+import pgctl
+from pgctl import errors
+from pgctl.engine import (
+    GroupConfig,
+    MrDesc,
+    NetAddr,
+    NicConfig,
+    PgError,
+    PgInvalid,
+    PgProtocol,
+    PgTimeout,
+    TransferEngine,
+    check,
+    transports,
+)
+
+IMM = 5
+
+
+# ---- The package
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    program = (
+        "import sys, pgctl; heavy = {'numpy', 'cffi', '_cffi_backend', 'pgctl.engine', 'mpi4py'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
+        "pgctl.TransferEngine; assert 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_the_package_re_exports_the_engine():
+    assert pgctl.TransferEngine is TransferEngine
+    assert pgctl.PgError is errors.PgError
+    assert pgctl.__version__
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        pgctl.nonsense  # noqa: B018
+
+
+# ---- Errors
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "builtin"),
+    [
+        (errno.ETIMEDOUT, errors.PgTimeout, TimeoutError),
+        (errno.EAGAIN, errors.PgAgain, BlockingIOError),
+        (errno.EINVAL, errors.PgInvalid, ValueError),
+        (errno.ERANGE, errors.PgInvalid, ValueError),
+        (errno.EMSGSIZE, errors.PgInvalid, ValueError),
+        (errno.ENOENT, errors.PgInvalid, ValueError),
+        (errno.ESTALE, errors.PgStale, Exception),
+        (errno.EBUSY, errors.PgBusy, Exception),
+        (errno.EHOSTDOWN, errors.PgPeerDown, ConnectionError),
+        (errno.EPROTO, errors.PgProtocol, ValueError),
+        (errno.ECANCELED, errors.PgCanceled, Exception),
+        (errno.ESHUTDOWN, errors.PgShutdown, Exception),
+        (errno.ENOTSUP, errors.PgUnsupported, NotImplementedError),
+        (errno.ENODEV, errors.PgUnsupported, NotImplementedError),
+        (errno.ENOMEM, errors.PgNoMemory, MemoryError),
+        (errno.ENOSPC, errors.PgError, Exception),
+    ],
+)
+def test_an_error_is_also_the_builtin_one(code, kind, builtin):
+    error = errors.error_of(-code, "what happened")
+    assert type(error) is kind
+    assert isinstance(error, builtin)
+    assert isinstance(error, PgError)
+    assert (str(error), error.code) == ("what happened", code)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.code) == (kind, "what happened", code)
+
+
+def test_check_passes_on_what_is_no_error():
+    assert check(0) == 0
+    assert check(7) == 7
+    with pytest.raises(PgTimeout, match=os.strerror(errno.ETIMEDOUT)):
+        check(-errno.ETIMEDOUT)
+
+
+# ---- Addresses
+
+
+@pytest.mark.parametrize("kind", [NetAddr, MrDesc])
+def test_addresses_are_values(kind):
+    one, same, other = kind(b"abc"), kind(b"abc"), kind(b"abd")
+    assert bytes(one) == b"abc"
+    assert one == same != other
+    assert len({one, same, other}) == 2
+    again = pickle.loads(pickle.dumps(one))
+    assert (type(again), again) == (kind, one)
+    assert repr(one) == f"<{kind.__name__}, 3 bytes>"
+    with pytest.raises(AttributeError):
+        one.anything = 1
+
+
+def test_an_address_of_one_kind_is_not_one_of_the_other(loop):
+    engine, region, _ = loop
+    with pytest.raises(PgProtocol, match="not a pgctl address"):
+        engine.add_peer(region.desc)
+    with pytest.raises(PgProtocol, match="not a pgctl descriptor"):
+        engine.import_mr(engine.main_address())
+
+
+def test_the_same_address_is_the_same_peer(engine):
+    address = engine.main_address()
+    assert engine.add_peer(address) == engine.add_peer(bytes(address))
+    assert len({engine.add_peer(address), engine.add_peer(address)}) == 1
+    assert engine.add_peer(address) != address
+
+
+# ---- Configuration
+
+
+@pytest.mark.parametrize("nics", [-1, 0, 5, 10**9])
+def test_a_group_has_1_to_4_nics(nics):
+    with pytest.raises(PgInvalid, match=f"{nics} NICs in a group; 1 to 4"):
+        TransferEngine(nics=nics)
+
+
+@pytest.mark.parametrize("nics", [0, 5])
+def test_the_engine_says_so_too(nics):
+    with pytest.raises(PgInvalid, match=f"{nics} NICs in a group; 1 to 4"):
+        TransferEngine([GroupConfig(nics=[NicConfig()] * nics)])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"transport": "nonsense"}, "no transport is named nonsense"),
+        ({"transport": "x" * 16}, "is not a name of up to 15 bytes"),
+        ({"transport": "shm\0"}, "is not a name of up to 15 bytes"),
+        ({"progress": "sometimes"}, "progress 'sometimes' is not auto, inline or worker"),
+        ({"max_ops": 3}, "max_ops 3 is not a power of two"),
+        ({"max_ops": -1}, "max_ops -1 is out of range"),
+        ({"max_ops": 1 << 32}, "max_ops 4294967296 is out of range"),
+        ({"op_timeout": 0}, "op_timeout_ns is 0"),
+        ({"op_timeout": -1}, "op_timeout -1 is not a number of seconds"),
+        ({"op_timeout": float("inf")}, "op_timeout inf is not a number of seconds"),
+        ({"spin": float("nan")}, "spin nan is not a number of seconds"),
+        ({"groups": []}, "0 groups; 1 to"),
+        ({"groups": [GroupConfig()], "nics": 2}, "with groups, say nics"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(config, message):
+    with pytest.raises(PgError, match=message):
+        TransferEngine(**config)
+
+
+def test_the_environment_configures_and_arguments_override(monkeypatch):
+    monkeypatch.setenv("PGCTL_MAX_OPS", "16")
+    with TransferEngine() as engine:
+        assert engine.limits().max_ops == 16
+    with TransferEngine(max_ops=32) as engine:
+        assert engine.limits().max_ops == 32
+    monkeypatch.setenv("PGCTL_MAX_OPS", "many")
+    with pytest.raises(PgInvalid, match="PGCTL_MAX_OPS=many is not a number"):
+        TransferEngine()
+
+
+def test_several_groups_are_apart():
+    groups = [GroupConfig(progress="inline"), GroupConfig(nics=[NicConfig()] * 2)]
+    with TransferEngine(groups) as engine:
+        assert [engine.limits(i).n_domains for i in (0, 1)] == [1, 2]
+        assert [len(engine.stats(i)) for i in (0, 1)] == [1, 2]
+        assert engine.main_address(0) != engine.main_address(1)
+        peers = [engine.add_peer(engine.main_address(1 - i), group=i) for i in (0, 1)]
+        src, dst = engine.alloc_mr(8, group=0), engine.alloc_mr(8, group=1)
+        src.numpy()[:] = 7
+        with pytest.raises(PgInvalid, match="another engine or group"):
+            engine.submit_single_write(8, IMM, src, engine.import_mr(src.desc, group=1))
+        op = engine.submit_single_write(8, IMM, src, dst.desc)
+        while not op.done():
+            engine.progress()
+        engine.counter(IMM, group=1).wait(1, 30)
+        assert dst.numpy().tobytes() == b"\7" * 8
+        assert len(set(peers)) == 2
+        for bad in (-1, 2):
+            with pytest.raises(PgInvalid, match=f"group {bad} of 2"):
+                engine.alloc_mr(8, group=bad)
+
+
+def test_every_transport_says_what_it_is():
+    for transport in transports():
+        assert transport.name
+        assert (transport.caps is None) == bool(transport.reason)
