@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "engine_pair.h"
 
@@ -376,6 +377,57 @@ static void test_deadline(void)
 	pair_close(&a, &b);
 }
 
+/* A timeout of for ever does not wrap around to none. */
+static void test_no_deadline(void)
+{
+	struct pg_config config;
+	struct side a, b;
+	int32_t sent;
+
+	CHECK(pg_config_init(&config, NULL) == 0);
+	config.op_timeout_ns = UINT64_MAX;
+	side_open(&a, 1, PG_PROGRESS_INLINE, MEM, &config);
+	side_open(&b, 1, PG_PROGRESS_INLINE, MEM, &config);
+	side_meet(&a, &b);
+	CHECK(pg_submit_single_write(a.g, 8, 1, a.mr, 0, a.remote, 0, 0, &sent, NULL) == 0);
+	CHECK(pg_wait_flags(a.g, &sent, 1, 50000000) == -ETIMEDOUT);
+	CHECK_EQ(pair_run(&a, &b, &sent), 1);
+	pair_close(&a, &b);
+}
+
+/* Half of a split write fails, when the other half may have been counted: that must not pass for a
+ * half of the next one. */
+static void test_half_fails(void)
+{
+	struct side a, b;
+	struct pg_peer_info info;
+	const uint64_t half = 1 << 20;
+	uint8_t buf[PG_DESC_MAX], *theirs = mmap(NULL, 2 * half, PROT_READ | PROT_WRITE,
+						 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t len = sizeof(buf);
+	pg_rmr_t remote;
+	pg_mr_t mr;
+	int32_t sent;
+
+	pair_open(&a, &b, 2, 2, PG_PROGRESS_INLINE, MEM);
+	CHECK(pg_reg_mr(b.g, theirs, 2 * half, &mr, NULL) == 0);
+	CHECK(pg_mr_desc(b.g, mr, buf, &len) == 0);
+	CHECK(pg_import_mr(a.g, buf, len, &remote, NULL) == 0);
+	CHECK(pg_submit_single_write(a.g, 8, 1, a.mr, 0, remote, 0, 0, &sent, NULL) == 0);
+	CHECK_EQ(pair_run(&a, &b, &sent), 1);
+	CHECK(pg_peer_info(a.g, a.peer, &info) == 0);
+	if (strstr(info.path, "by process_vm_writev")) {
+		CHECK(munmap(theirs, half) == 0);
+		CHECK(pg_submit_single_write(a.g, 2 * half, 1, a.mr, 0, remote, 0, 0, &sent,
+					     NULL) == 0);
+		CHECK_EQ(pair_run(&a, &b, &sent), -EFAULT);
+		CHECK(pg_peer_info(a.g, a.peer, &info) == 0);
+		CHECK(info.status == -EFAULT && strstr(info.reason, "split write"));
+	}
+	pair_close(&a, &b);
+	munmap(theirs, 2 * half);
+}
+
 /* Everything that is owed is told when the engine goes. */
 static void test_destroy_tells(void)
 {
@@ -413,6 +465,8 @@ int main(void)
 	test_refused();
 	test_peer_ends();
 	test_deadline();
+	test_no_deadline();
+	test_half_fails();
 	test_destroy_tells();
 	printf("engine: writes of 10 sizes over 1-4 x 1-4 lanes, pages, scatter, messages, ends, "
 	       "refusals\n");

@@ -41,6 +41,7 @@ extern "C" {
 #define PG_IMM_MAX 0x3fffffff
 #define PG_NO_IMM 0xffffffff
 #define PG_DEFAULT_TIMEOUT 0xffffffffffffffff
+#define PG_SPIN_AUTO 0xffffffffffffffff /* 50 us; 0 for a worker where cores are scarce */
 
 struct pg_engine;
 struct pg_group;
@@ -117,7 +118,7 @@ struct pg_config {
 	uint32_t max_peers;     /* per group: PGCTL_MAX_PEERS (1024) */
 	uint32_t max_regions;   /* local, and as many imported: PGCTL_MAX_REGIONS (4096) */
 	uint64_t op_timeout_ns; /* PGCTL_OP_TIMEOUT_MS (30000): without progress it fails */
-	uint64_t spin_ns;       /* PGCTL_SPIN_US (50): polled this long before sleeping */
+	uint64_t spin_ns;       /* PGCTL_SPIN_US: polled this long before sleeping */
 	bool busy_poll;         /* PGCTL_BUSY_POLL (0): never sleep, burn a core */
 };
 

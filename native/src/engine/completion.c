@@ -77,6 +77,32 @@ static void fill(struct pg_event *event, const struct pg_done *done, const struc
 		snprintf(event->text, sizeof(event->text), "%s", end->text);
 }
 
+static bool take_due(struct pg_group *g, struct imm_fired *fired)
+{
+	int rc;
+
+	if (g->worker_mode) /* see counters_enter */
+		imm_lock(g->imms);
+	rc = imm_due(g->imms, fired);
+	if (g->worker_mode)
+		imm_unlock(g->imms);
+	return rc > 0;
+}
+
+/* What callbacks expect and has arrived already is told when they have returned: from within they
+ * would nest as deep as there are writes. */
+static void deliver_due(struct pg_group *g)
+{
+	struct imm_fired fired;
+
+	if (g->telling || g->calling)
+		return;
+	g->telling = true;
+	while (take_due(g, &fired))
+		deliver_fired(g, &fired);
+	g->telling = false;
+}
+
 void deliver(struct pg_group *g, const struct pg_done *done, const struct ending *end)
 {
 	if (done->callback) {
@@ -84,6 +110,7 @@ void deliver(struct pg_group *g, const struct pg_done *done, const struct ending
 
 		fill(&event, done, end);
 		group_callback(g, done, &event);
+		deliver_due(g);
 	} else if (done->flag) {
 		/* release: what was done happens before the caller's acquire of the flag */
 		atomic_store_explicit((_Atomic int32_t *)done->flag, end->status ? end->status : 1,
@@ -113,13 +140,6 @@ void deliver_fired(struct pg_group *g, const struct imm_fired *fired)
 {
 	tell_fired(g, fired);
 	g->delivered = true;
-}
-
-/* From a thread that does not hold the progress lock. */
-static void deliver_fired_outside(struct pg_group *g, const struct imm_fired *fired)
-{
-	tell_fired(g, fired);
-	group_wake(g);
 }
 
 static unsigned take_events(struct pg_group *g, struct pg_event *events, unsigned max)
@@ -202,26 +222,34 @@ int pg_wait_flags(struct pg_group *g, const int32_t *flags, unsigned n, uint64_t
 
 /* ---- Counters: the table is its own, telling is ours ---- */
 
-/* With a worker the table has a lock of its own, since callers shall not wait for the worker;
- * inline the progress lock does, which saves the hot path one. false: it is held already, by this
- * callback. */
-static bool counters_enter(struct pg_group *g)
+/* With a worker the table has a lock of its own, since callers shall not wait for the worker; inline
+ * the progress lock does, which saves the hot path one. */
+static void counters_enter(struct pg_group *g)
 {
 	if (g->worker_mode)
 		imm_lock(g->imms);
-	else if (group_in_callback(g))
-		return false;
 	else
 		group_enter(g);
-	return true;
 }
 
-static void counters_leave(struct pg_group *g, bool entered)
+/* Tells of the expectation that ended meanwhile, if any. Inline, the holder of the lock may be about
+ * to sleep until just that, so it is told before the lock is let go. */
+static void counters_leave(struct pg_group *g, const struct imm_fired *fired)
 {
-	if (g->worker_mode)
+	if (g->worker_mode) {
 		imm_unlock(g->imms);
-	else if (entered)
-		group_leave(g);
+		if (!fired)
+			return;
+		if (!fired->done.callback) {
+			tell_fired(g, fired);
+			group_wake(g);
+			return;
+		}
+		group_enter(g);
+	}
+	if (fired)
+		deliver_fired(g, fired);
+	group_leave(g);
 }
 
 int pg_expect_imm(struct pg_group *g, uint32_t imm, uint64_t n, const struct pg_done *done,
@@ -229,19 +257,21 @@ int pg_expect_imm(struct pg_group *g, uint32_t imm, uint64_t n, const struct pg_
 {
 	struct imm_fired fired;
 	struct pg_done d = *done;
-	int rc = done_prepare(g, &d);
-	bool inside;
+	int rc;
 
+	/* For callbacks: one that always expects more would keep destroy from its end. relaxed:
+	 * what is armed at the last moment is cancelled. */
+	if (atomic_load_explicit(&g->stopping, memory_order_relaxed))
+		return error_set(err, -ESHUTDOWN, "the engine is shutting down");
+	rc = done_prepare(g, &d);
 	if (rc)
 		return error_set(err, rc, "%u events are waiting to be polled; no room for more",
 				 g->config->max_events);
-	inside = counters_enter(g);
-	rc = imm_expect(g->imms, imm, n, &d, &fired, err);
-	counters_leave(g, inside);
+	counters_enter(g);
+	rc = imm_expect(g->imms, imm, n, &d, group_in_callback(g) ? NULL : &fired, err);
+	counters_leave(g, rc > 0 ? &fired : NULL);
 	if (rc < 0)
 		done_abandon(g, &d);
-	else if (rc > 0)
-		deliver_fired_outside(g, &fired);
 	return rc < 0 ? rc : 0;
 }
 
@@ -255,28 +285,23 @@ int pg_expect_imm_flag(struct pg_group *g, uint32_t imm, uint64_t n, int32_t *fl
 
 int pg_imm_value(struct pg_group *g, uint32_t imm, uint64_t *value)
 {
-	bool inside;
-
 	if (imm > PG_IMM_MAX)
 		return -EINVAL;
-	inside = counters_enter(g);
+	counters_enter(g);
 	*value = imm_value(g->imms, imm);
-	counters_leave(g, inside);
+	counters_leave(g, NULL);
 	return 0;
 }
 
 int pg_free_imm(struct pg_group *g, uint32_t imm)
 {
 	struct imm_fired fired;
-	bool inside;
 	int rc;
 
 	if (imm > PG_IMM_MAX)
 		return -EINVAL;
-	inside = counters_enter(g);
-	rc = imm_free(g->imms, imm, &fired);
-	counters_leave(g, inside);
-	if (rc > 0)
-		deliver_fired_outside(g, &fired);
-	return rc < 0 && rc != -ENOENT ? rc : 0; /* one at 0 may be forgotten already */
+	counters_enter(g);
+	rc = imm_free(g->imms, imm, &fired); /* -ENOENT: one at 0 may be forgotten already */
+	counters_leave(g, rc > 0 ? &fired : NULL);
+	return 0;
 }

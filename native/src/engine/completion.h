@@ -26,7 +26,7 @@ struct ending {
 	const char *text; /* NULL or the sentence; used when status is not 0 */
 };
 
-/* Tells. Any thread; callbacks run here. */
+/* Tells. Any thread, but for callbacks, which run here and under the progress lock. */
 void deliver(struct pg_group *g, const struct pg_done *done, const struct ending *end);
 void deliver_fired(struct pg_group *g, const struct imm_fired *fired);
 

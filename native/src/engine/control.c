@@ -74,9 +74,10 @@ static int receive(struct stream *s, struct control_msg *msg)
 	msg->n_fds = 0;
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? -EAGAIN : -EPIPE;
+	/* Before anything else: also an empty message can carry some. */
+	msg->n_fds = (uint16_t)take_fds(&h, msg->fds);
 	if (n == 0)
 		return -EPIPE;
-	msg->n_fds = (uint16_t)take_fds(&h, msg->fds);
 	if ((size_t)n < sizeof(frame) || (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
 	    frame.magic != CONTROL_MAGIC || frame.version != PG_WIRE_VERSION)
 		return -EPROTO;

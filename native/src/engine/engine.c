@@ -41,7 +41,7 @@ int pg_config_init(struct pg_config *config, struct pg_error *err)
 							  .domains = { { .cpu = -1 } },
 							  .worker_cpu = -1 };
 	uint64_t ops = 4096, events = 8192, unclaimed = 65536, peers = 1024, regions = 4096;
-	uint64_t timeout_ms = 30000, spin_us = 50, busy = 0;
+	uint64_t timeout_ms = 30000, spin_us = UINT64_MAX, busy = 0;
 	int rc;
 
 	if ((rc = from_env("PGCTL_MAX_OPS", &ops, 1u << 20, err)) ||
@@ -62,7 +62,7 @@ int pg_config_init(struct pg_config *config, struct pg_error *err)
 		.max_peers = (uint32_t)peers,
 		.max_regions = (uint32_t)regions,
 		.op_timeout_ns = timeout_ms * 1000000,
-		.spin_ns = spin_us * 1000,
+		.spin_ns = spin_us == UINT64_MAX ? PG_SPIN_AUTO : spin_us * 1000,
 		.busy_poll = busy,
 	};
 	return 0;
@@ -135,6 +135,9 @@ int pg_engine_create(const struct pg_config *config, struct pg_engine **engine,
 		return error_set(err, -ENOMEM, "no memory for an engine");
 	e->config = *config;
 	e->config.groups = NULL; /* borrowed for this call only */
+	/* Never, and still never when it is added to the time. */
+	if (e->config.op_timeout_ns > INT64_MAX)
+		e->config.op_timeout_ns = INT64_MAX;
 	if ((rc = random_bytes(e->incarnation, sizeof(e->incarnation))) ||
 	    (rc = random_bytes(e->token, sizeof(e->token)))) {
 		error_set(err, rc, "cannot read random bytes: %s", strerror(-rc));

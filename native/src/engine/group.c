@@ -20,23 +20,37 @@
 #include "util/futex.h"
 
 #define SPARE_CORES 3 /* two ranks and a worker */
+#define SPIN_NS 50000
 
 /* ---- Callbacks ---- */
 
-static _Thread_local const struct pg_group *in_callback;
+/* A callback may use other groups, whose callbacks then run within it. */
+struct frame {
+	const struct pg_group *group;
+	const struct frame *outer;
+};
+
+static _Thread_local const struct frame *frames;
 
 bool group_in_callback(const struct pg_group *g)
 {
-	return in_callback == g;
+	const struct frame *f = frames;
+
+	while (f && f->group != g)
+		f = f->outer;
+	return f != NULL;
 }
 
 void group_callback(struct pg_group *g, const struct pg_done *done, const struct pg_event *event)
 {
-	const struct pg_group *outer = in_callback;
+	struct frame frame = { .group = g, .outer = frames };
+	bool outer = g->calling;
 
-	in_callback = g;
+	frames = &frame;
+	g->calling = true;
 	done->callback(done->arg, event);
-	in_callback = outer;
+	g->calling = outer;
+	frames = frame.outer;
 }
 
 /* ---- Domains ---- */
@@ -112,13 +126,24 @@ err_close:
 
 /* ---- Worker ---- */
 
-static bool choose_worker(int progress)
+static bool cores_to_spare(void)
 {
 	cpu_set_t set;
 
-	if (progress != PG_PROGRESS_AUTO)
-		return progress == PG_PROGRESS_WORKER;
 	return sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) >= SPARE_CORES;
+}
+
+static bool choose_worker(int progress)
+{
+	return progress == PG_PROGRESS_AUTO ? cores_to_spare() : progress == PG_PROGRESS_WORKER;
+}
+
+/* A worker that spins on a core it shares keeps its own callers from running. */
+static uint64_t choose_spin(uint64_t spin_ns, bool worker)
+{
+	if (spin_ns != PG_SPIN_AUTO)
+		return spin_ns;
+	return worker && !cores_to_spare() ? 0 : SPIN_NS;
 }
 
 static int start_worker(struct pg_group *g, struct pg_error *err)
@@ -211,6 +236,7 @@ int group_create(struct pg_engine *e, unsigned index, const struct pg_group_conf
 	g->epoll = g->kick.fd = g->listener.fd = -1;
 	g->worker_cpu = config->worker_cpu;
 	g->worker_mode = choose_worker(config->progress);
+	g->spin_ns = choose_spin(g->config->spin_ns, g->worker_mode);
 	list_init(&g->active);
 	list_init(&g->dirty);
 	list_init(&g->streams);
@@ -282,6 +308,7 @@ void group_free(struct pg_group *g)
 		lock_acquire(&g->progress);
 		while (ring_pop(&g->submitted, &slot))
 			op_start(g, &g->ops[slot]);
+		peers_flush(g);
 		handshake_bye(g);
 		peers_close(g, -ESHUTDOWN, "the engine is shutting down");
 		cancel_expectations(g);

@@ -88,7 +88,7 @@ struct peer {
 	struct list active;      /* in group.active while `ready` is not empty */
 	struct stream *stream;   /* the one we talk on */
 	struct process *process; /* tells of its death; NULL: not known */
-	bool blocked;            /* nothing of `ready` could be posted in its last turn */
+	uint32_t n_blocked;      /* operations of `ready` in a row that could not be posted */
 	uint32_t dirty;          /* bit per conn: posted to since the last flush */
 	struct list dirty_link;  /* in group.dirty while dirty != 0 */
 	pid_t pid;
@@ -124,7 +124,7 @@ struct op {
 	struct mr *mr;
 	struct rmr *rmr;
 	struct list link;  /* in peer.ready or peer.waiting */
-	uint64_t deadline; /* 0: to be set by the next scan; see progress.c */
+	uint64_t deadline; /* 0: to be set by the next scan; see peers_scan_deadlines */
 	struct lane lanes[MAX_CONNS];
 	char text[PG_ERROR_MAX];
 };
@@ -174,8 +174,12 @@ struct pg_group {
 	struct list dirty;  /* peers to flush */
 	struct handles mrs, rmrs, peers;
 	uint64_t now, next_scan, next_control;
+	uint64_t spin_ns;
 	uint32_t rounds;
 	bool delivered; /* something completed since the last wake */
+	bool no_room;   /* the last round found no buffer for a message */
+	bool calling;   /* in a callback, which is where the holder of the lock is then */
+	bool telling;   /* see deliver_due */
 
 	/* control */
 	struct watch kick, listener;
@@ -195,7 +199,8 @@ int group_create(struct pg_engine *engine, unsigned index, const struct pg_group
 void group_stop(struct pg_group *g);
 void group_free(struct pg_group *g);
 
-/* Runs a callback, and knows that this thread is in one of this group. */
+/* Runs a callback, the progress lock being held, and knows that this thread is in one of this
+ * group. */
 void group_callback(struct pg_group *g, const struct pg_done *done, const struct pg_event *event);
 bool group_in_callback(const struct pg_group *g);
 

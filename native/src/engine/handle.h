@@ -19,8 +19,8 @@ struct handle {
 	_Atomic uint32_t generation;
 	uint32_t index;
 	uint32_t next_free;
-	/* Operations in flight that use it. Written under the progress lock only; a waiter reads it
-	 * without, hence atomic, relaxed: it guards nothing else. */
+	/* Who uses it: operations in flight and, of a peer, its imported regions. Written under the
+	 * progress lock only; a waiter reads it without, see handle_unref. */
 	_Atomic uint32_t refs;
 };
 

@@ -123,9 +123,11 @@ void handshake_start(struct pg_group *g, struct peer *p)
 	if (rc == -EAGAIN)
 		return;
 	if (rc) {
-		peer_down(g, p, rc == -ECONNREFUSED ? -EHOSTDOWN : rc,
-			  "nobody answers at @%s: it has ended, or is on another host",
-			  p->addr.control);
+		peer_down(g, p, rc == -ECONNREFUSED ? -EHOSTDOWN : rc, "cannot connect to @%s: %s",
+			  p->addr.control,
+			  rc == -ECONNREFUSED
+				  ? "nobody answers; it has ended, or is on another host"
+				  : strerror(-rc));
 		return;
 	}
 	if (greet(g, s, p, CONTROL_HELLO))

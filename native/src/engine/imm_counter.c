@@ -28,6 +28,8 @@ struct counter {
 	uint64_t want; /* 0: no expectation */
 	struct pg_done done;
 	bool claimed;
+	bool is_due; /* in the list of these; perhaps not any more in truth */
+	uint32_t next_due;
 };
 
 static_assert(sizeof(struct counter) == LINE, "an arrival touches one line of its counter");
@@ -62,6 +64,7 @@ struct imm_table {
 	uint32_t n_claimed;
 	uint32_t n_unclaimed;
 	uint32_t n_residues;
+	uint32_t due; /* first of the list */
 	struct pool counter_pool;
 	struct pool residue_pool;
 	void *map;
@@ -166,7 +169,7 @@ static bool counter_claim(struct imm_table *t, struct counter *c)
 /* Forgets a counter that cannot be told from one never seen. */
 static void counter_tidy(struct imm_table *t, struct counter *c)
 {
-	if (c->value || c->want || c->residues)
+	if (c->value || c->want || c->residues || c->is_due)
 		return;
 	--*(c->claimed ? &t->n_claimed : &t->n_unclaimed);
 	slot_remove(t, slot_find(t, c->key));
@@ -359,7 +362,27 @@ int imm_expect(struct imm_table *t, uint32_t imm, uint64_t n, const struct pg_do
 				 t->max);
 	c->want = n;
 	c->done = *done;
-	return counter_fire(t, c, fired);
+	if (fired)
+		return counter_fire(t, c, fired);
+	if (c->value >= n && !c->is_due) {
+		c->is_due = true;
+		c->next_due = t->due;
+		t->due = (uint32_t)(c - t->counters);
+	}
+	return 0;
+}
+
+int imm_due(struct imm_table *t, struct imm_fired *fired)
+{
+	while (t->due) {
+		struct counter *c = &t->counters[t->due];
+
+		t->due = c->next_due;
+		c->is_due = false;
+		if (counter_fire(t, c, fired))
+			return 1;
+	}
+	return 0;
 }
 
 uint64_t imm_value(struct imm_table *t, uint32_t imm)

@@ -40,11 +40,15 @@ void imm_unlock(struct imm_table *t);
 int imm_arrive(struct imm_table *t, uint32_t source, uint32_t wire_imm, uint32_t count,
 	       struct imm_fired *fired);
 
-/* Fires once, when the counter reaches n, and subtracts n. 1: at once, see *fired; 0: armed;
- * -EBUSY: an expectation is outstanding; -EINVAL: imm > PG_IMM_MAX or n is 0; -ENOSPC: too many
- * counters. */
+/* Fires once, when the counter reaches n, and subtracts n. 1: at once, see *fired; 0: armed, and if
+ * fired is NULL it may be for imm_due; -EBUSY: an expectation is outstanding; -EINVAL: imm >
+ * PG_IMM_MAX or n is 0; -ENOSPC: too many counters. */
 int imm_expect(struct imm_table *t, uint32_t imm, uint64_t n, const struct pg_done *done,
 	       struct imm_fired *fired, struct pg_error *err);
+
+/* Expectations armed without fired, whose counters had reached n already. 1: one has fired, see
+ * *fired; 0: there are no more. */
+int imm_due(struct imm_table *t, struct imm_fired *fired);
 
 uint64_t imm_value(struct imm_table *t, uint32_t imm);
 

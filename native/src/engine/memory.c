@@ -139,18 +139,15 @@ static int bind_numa(const struct memory *m, int numa, struct pg_error *err)
 	return 0;
 }
 
-/* By the kernel and not by touching: running out is then an error and not a SIGBUS. */
+/* By the kernel and not by touching: running out is then an error and not a SIGBUS. A kernel before
+ * 5.14 cannot populate; fallocate, which any signal interrupts, does allocate. */
 static int prefault(const struct memory *m, struct pg_error *err)
 {
-	if (fallocate(m->fd, 0, 0, (off_t)m->fd_len) ||
-	    madvise(m->base, m->fd_len, MADV_POPULATE_WRITE)) {
-		if (errno ==
-		    EINVAL) /* a kernel before 5.14 cannot populate; fallocate did allocate */
-			return 0;
-		return error_set(err, -errno, "cannot allocate %llu bytes: %s",
-				 (unsigned long long)m->len, strerror(errno));
-	}
-	return 0;
+	if (madvise(m->base, m->fd_len, MADV_POPULATE_WRITE) == 0 ||
+	    (errno == EINVAL && fallocate(m->fd, 0, 0, (off_t)m->fd_len) == 0))
+		return 0;
+	return error_set(err, -errno, "cannot allocate %llu bytes: %s", (unsigned long long)m->len,
+			 strerror(errno));
 }
 
 static int map_memfd(struct memory *m, uint64_t len, unsigned flags, struct pg_error *err)
@@ -233,6 +230,7 @@ int pg_unreg_mr(struct pg_group *g, pg_mr_t handle, uint64_t timeout_ns, struct 
 	group_leave(g);
 	if (!mr)
 		return error_set(err, rc, "0x%llx is not a region", (unsigned long long)handle);
+	group_hold(g);
 	rc = group_wait(g, unused, &mr->h, timeout_ns);
 	group_enter(g);
 	if (rc && !unused(g, &mr->h)) {
@@ -248,6 +246,7 @@ int pg_unreg_mr(struct pg_group *g, pg_mr_t handle, uint64_t timeout_ns, struct 
 		handles_release(&g->mrs, &mr->h);
 	}
 	group_leave(g);
+	group_drop(g);
 	return rc;
 }
 
@@ -414,41 +413,65 @@ int pg_release_rmr(struct pg_group *g, pg_rmr_t handle, struct pg_error *err)
 	return rc;
 }
 
-static bool mapped_or_not(struct pg_group *g, void *arg)
+static void map_rmr(struct pg_group *g, void *arg)
 {
-	enum rmr_state state = rmr_state(arg);
+	struct rmr *rmr = arg;
 
-	(void)g;
-	return state == RMR_READY || state == RMR_FAILED;
+	if (peer_ready(g, rmr->peer))
+		rmr_ready(g, rmr);
 }
 
-int pg_remote_ptr(struct pg_group *g, pg_rmr_t handle, uint64_t timeout_ns, void **ptr,
-		  struct pg_error *err)
+static bool mapped_or_not(struct pg_group *g, void *arg)
 {
-	int rc;
-	struct rmr *rmr = handles_get(&g->rmrs, handle, &rc);
+	const struct rmr *rmr = arg;
+	enum rmr_state state = rmr_state(rmr);
 
-	if (!rmr)
-		return error_set(err, rc, "0x%llx is not an imported region",
-				 (unsigned long long)handle);
-	rc = peer_connect(g, rmr->peer, timeout_ns, err);
+	(void)g;
+	return state == RMR_READY || state == RMR_FAILED || !peer_alive(rmr->peer);
+}
+
+static int wait_mapped(struct pg_group *g, struct rmr *rmr, uint64_t timeout_ns, void **ptr,
+		       struct pg_error *err)
+{
+	int rc = group_retry(g, map_rmr, mapped_or_not, rmr, timeout_ns);
+
 	if (rc)
-		return rc;
-	group_enter(g);
-	rmr_ready(g, rmr);
-	group_leave(g);
-	rc = group_wait(g, mapped_or_not, rmr, timeout_ns);
-	if (rc)
-		return error_set(
-			err, rc,
-			"the region was not mapped in time; does its owner make progress?");
+		return error_set(err, rc, "the region is not mapped: %s",
+				 rc == -ETIMEDOUT ? "no answer in time; does its owner make "
+						    "progress?"
+						  : strerror(-rc));
 	if (rmr_state(rmr) == RMR_FAILED)
 		return error_set(err, rmr->status, "%s", rmr->reason);
+	if (rmr_state(rmr) != RMR_READY)
+		return error_set(err, rmr->peer->status, "%s", rmr->peer->reason);
 	if (!rmr->mapped)
 		return error_set(err, -ENOTSUP,
 				 "memory that its owner registered is not mapped here");
 	*ptr = rmr->mapped;
 	return 0;
+}
+
+int pg_remote_ptr(struct pg_group *g, pg_rmr_t handle, uint64_t timeout_ns, void **ptr,
+		  struct pg_error *err)
+{
+	struct rmr *rmr;
+	int rc;
+
+	group_enter(g);
+	rmr = handles_get(&g->rmrs, handle, &rc);
+	if (rmr)
+		handle_ref(&rmr->h);
+	group_leave(g);
+	if (!rmr)
+		return error_set(err, rc, "0x%llx is not an imported region",
+				 (unsigned long long)handle);
+	group_hold(g);
+	rc = wait_mapped(g, rmr, timeout_ns, ptr, err);
+	group_enter(g);
+	handle_unref(&rmr->h);
+	group_leave(g);
+	group_drop(g);
+	return rc;
 }
 
 void memory_close(struct pg_group *g)

@@ -70,12 +70,24 @@ struct op *op_take(struct pg_group *g, bool locked)
 
 void op_give(struct pg_group *g, struct op *op, bool locked)
 {
-	if (locked && g->n_cached < OP_CACHE) {
+	/* A worker would only ever put some in: it never submits. */
+	if (locked && !g->worker_mode && g->n_cached < OP_CACHE) {
 		op->next = g->cached_op;
 		g->cached_op = op->slot;
 		g->n_cached++;
 	} else {
 		ring_put(&g->free_ops, op->slot);
+	}
+}
+
+void ops_share(struct pg_group *g)
+{
+	while (g->n_cached) {
+		uint32_t slot = g->cached_op;
+
+		g->cached_op = g->ops[slot].next;
+		g->n_cached--;
+		ring_put(&g->free_ops, slot);
 	}
 }
 
@@ -149,6 +161,7 @@ void op_settle(struct pg_group *g, struct op *op, enum op_turn turn)
 		}
 		return;
 	}
+	op->peer->n_blocked = turn == OP_BLOCKED ? op->peer->n_blocked + 1 : 0;
 	list_remove(&op->link);
 	list_append(&op->peer->ready, &op->link);
 	if (list_empty(&op->peer->active))
@@ -163,6 +176,32 @@ void op_abandon(struct pg_group *g, struct op *op, int status, const char *text)
 	complete(g, op);
 }
 
+/* Shards of a split write may have been counted, and the other side would take them for parts of
+ * the next write with this immediate. Nothing can settle that yet, so it ends the peer. */
+static bool half_counted(const struct op *op)
+{
+	if (op->desc.opcode != PG_OP_WRITE || op->desc.imm == PG_NO_IMM || op->n_lanes == 1)
+		return false;
+	for (unsigned i = 0; i < op->n_lanes; i++)
+		if (op->lanes[i].next == op->lanes[i].end)
+			return true;
+	return false;
+}
+
+void op_wr_failed(struct pg_group *g, struct op *op, const struct domain *d, int status,
+		  const char *why)
+{
+	bool ends_peer = !op->status && half_counted(op);
+	char text[PG_ERROR_MAX];
+
+	snprintf(text, sizeof(text), "%s: write over %s: %.140s", peer_name(op->peer).text, d->name,
+		 why);
+	op_fail(op, status, text);
+	if (ends_peer)
+		peer_down(g, op->peer, status, "a split write failed over %s: %.100s", d->name,
+			  why);
+}
+
 void op_wr_done(struct pg_group *g, const struct arrival *a)
 {
 	struct op *op = &g->ops[(uint32_t)a->id];
@@ -171,11 +210,10 @@ void op_wr_done(struct pg_group *g, const struct arrival *a)
 	lane->inflight--;
 	op->deadline = 0;
 	if (a->status) {
-		char text[PG_ERROR_MAX];
-
-		snprintf(text, sizeof(text), "%s: write over %s failed: %s",
-			 peer_name(op->peer).text, a->conn->domain->name, strerror(-a->status));
-		op_fail(op, a->status, text);
+		list_remove(&op->link); /* as in op_run */
+		op_wr_failed(g, op, a->conn->domain, a->status, strerror(-a->status));
+		op_settle(g, op, OP_POSTED);
+		return;
 	}
 	/* Something may be left to post: a last piece that waited for the others. */
 	if (lane->inflight == 0)

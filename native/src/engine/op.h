@@ -14,6 +14,8 @@ void ops_destroy(struct pg_group *g);
 /* A free slot, or NULL. `locked`: the caller holds the progress lock and may use its hot cache. */
 struct op *op_take(struct pg_group *g, bool locked);
 void op_give(struct pg_group *g, struct op *op, bool locked);
+/* Empties the cache for those who cannot use it; under the lock, now and then. */
+void ops_share(struct pg_group *g);
 
 /* Where the payload of a send waits. */
 static inline uint8_t *op_message(struct pg_group *g, const struct op *op)
@@ -41,6 +43,10 @@ void op_fail(struct op *op, int status, const char *text);
 
 /* Completes it if it is over, else puts it where it waits. */
 void op_settle(struct pg_group *g, struct op *op, enum op_turn turn);
+
+/* A work request failed: so does the operation. */
+void op_wr_failed(struct pg_group *g, struct op *op, const struct domain *d, int status,
+		  const char *why);
 
 /* The transport ended a work request. */
 void op_wr_done(struct pg_group *g, const struct arrival *a);

@@ -56,6 +56,9 @@ static void close_conns(struct peer *p)
  * still told, until the place is needed. */
 static struct peer *reuse_place(struct pg_group *g)
 {
+	/* A callback may come from between the arrivals of one of its connections. */
+	if (group_in_callback(g))
+		return NULL;
 	for (uint32_t i = 0; i < g->peers.used; i++) {
 		struct peer *p = (struct peer *)handles_slot(&g->peers, i);
 
@@ -272,7 +275,6 @@ int peer_run(struct pg_group *g, struct peer *p)
 		if (was_last)
 			break;
 	}
-	p->blocked = moved == 0;
 	return moved;
 }
 
@@ -378,22 +380,16 @@ static bool connected(struct pg_group *g, void *arg)
 	return state == PEER_UP || state == PEER_DOWN;
 }
 
-/* Also for those who need the peer for something else. */
-int peer_connect(struct pg_group *g, struct peer *p, uint64_t timeout_ns, struct pg_error *err)
+static void connect_peer(struct pg_group *g, void *arg)
 {
-	int rc;
+	peer_ready(g, arg);
+}
 
-	do {
-		uint64_t slice = 1000000; /* a full backlog wants another try */
+static int wait_connected(struct pg_group *g, struct peer *p, uint64_t timeout_ns,
+			  struct pg_error *err)
+{
+	int rc = group_retry(g, connect_peer, connected, p, timeout_ns);
 
-		group_enter(g);
-		peer_ready(g, p);
-		if (peer_state(p) != PEER_KNOWN || slice > timeout_ns)
-			slice = timeout_ns;
-		group_leave(g);
-		rc = group_wait(g, connected, p, slice);
-		timeout_ns -= timeout_ns == PG_DEFAULT_TIMEOUT ? 0 : slice;
-	} while (rc == -ETIMEDOUT && timeout_ns > 0 && peer_state(p) == PEER_KNOWN);
 	if (rc)
 		return error_set(err, rc, "%s: %s", peer_name(p).text,
 				 rc == -ETIMEDOUT ? "not connected in time; does it make progress?"
@@ -410,7 +406,10 @@ int pg_connect(struct pg_group *g, pg_peer_t peer, uint64_t timeout_ns, struct p
 
 	if (!p)
 		return error_set(err, rc, "0x%llx is not a peer", (unsigned long long)peer);
-	return peer_connect(g, p, timeout_ns, err);
+	group_hold(g);
+	rc = wait_connected(g, p, timeout_ns, err);
+	group_drop(g);
+	return rc;
 }
 
 int pg_peer_info(struct pg_group *g, pg_peer_t peer, struct pg_peer_info *info)

@@ -31,9 +31,10 @@ static inline bool peer_alive(const struct peer *p)
 	return peer_state(p) != PEER_DOWN;
 }
 
-static inline bool peer_blocked(const struct peer *p)
+/* All that is ready has been tried and could not be posted. There are n_live operations at most. */
+static inline bool peer_blocked(const struct pg_group *g, const struct peer *p)
 {
-	return p->blocked;
+	return p->n_blocked >= g->n_live;
 }
 
 /* The domains that connection k joins: every NIC of the side that has more is used once. */
@@ -61,9 +62,6 @@ int peer_open_conns(struct pg_group *g, struct peer *p, struct pg_error *err);
 /* Its operations fail with this and it is not talked to again. What has arrived from it stays. */
 __attribute__((format(printf, 4, 5))) void peer_down(struct pg_group *g, struct peer *p, int status,
 						     const char *fmt, ...);
-
-/* Waits for it to be up. Without the lock. */
-int peer_connect(struct pg_group *g, struct peer *p, uint64_t timeout_ns, struct pg_error *err);
 
 /* Its process, for the news of its death. */
 void peer_watch_process(struct pg_group *g, struct peer *p, pid_t pid);

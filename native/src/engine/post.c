@@ -196,11 +196,8 @@ static enum op_turn run_lane(struct pg_group *g, struct op *op, unsigned l)
 	if (posted == -EAGAIN)
 		return OP_BLOCKED;
 	if (posted < 0) {
-		char text[PG_ERROR_MAX];
-
-		snprintf(text, sizeof(text), "%s: write over %s: %.140s", peer_name(op->peer).text,
-			 conn->domain->name, err.text[0] ? err.text : strerror(-posted));
-		op_fail(op, posted, text);
+		op_wr_failed(g, op, conn->domain, posted,
+			     err.text[0] ? err.text : strerror(-posted));
 		return OP_POSTED;
 	}
 	lane->next = after[posted - 1].next;
@@ -225,6 +222,8 @@ enum op_turn op_run(struct pg_group *g, struct op *op)
 {
 	enum op_turn turn = OP_POSTED;
 
+	/* In no list: what follows may end its peer, and thereby all that is listed there. */
+	list_remove(&op->link);
 	if (!peer_ready(g, op->peer) || (op->rmr && !rmr_ready(g, op->rmr))) {
 		op_check(op);
 		return op->status ? OP_POSTED : OP_BLOCKED;
@@ -248,20 +247,24 @@ bool op_post_whole(struct pg_group *g, struct op *op)
 {
 	const struct pg_write *w = &op->desc.u.write;
 	struct peer *p = op->peer;
-	const struct domain *d;
-	struct wr wr = { .op = WR_WRITE, .len = w->len };
+	struct wr wr = { .op = WR_WRITE };
 	unsigned k;
 
-	if (op->desc.opcode != PG_OP_WRITE || peer_state(p) != PEER_UP ||
-	    rmr_state(op->rmr) != RMR_READY)
+	if (peer_state(p) != PEER_UP)
 		return false;
-	d = p->conns[0]->domain;
-	if (!d->caps.sync_post || !op->rmr->mapped || w->len > d->caps.max_write ||
-	    (p->n_conns > 1 && w->len >= d->caps.split_min))
+	if (op->desc.opcode == PG_OP_WRITE) {
+		const struct pg_caps *caps = &p->conns[0]->domain->caps;
+
+		if (rmr_state(op->rmr) != RMR_READY || !op->rmr->mapped ||
+		    w->len > caps->max_write || (p->n_conns > 1 && w->len >= caps->split_min))
+			return false;
+		wr.len = w->len;
+		wr.src = (const char *)op->mr->memory.base + w->src_offset;
+		wr.mapped = (char *)op->rmr->mapped + w->dst_offset;
+	} else if (op->desc.opcode != PG_OP_BARRIER) {
 		return false;
+	}
 	k = next_conn(op);
-	wr.src = (const char *)op->mr->memory.base + w->src_offset;
-	wr.mapped = (char *)op->rmr->mapped + w->dst_offset;
 	if (op->desc.imm != PG_NO_IMM) {
 		wr.op = WR_WRITE_IMM;
 		wr.imm = op->desc.imm;

@@ -7,13 +7,20 @@
 
 #include "engine/group.h"
 
-/* Takes the progress lock for something other than progress, asking its holder to step aside. */
+#define SCAN_NS 10000000ull /* deadlines are looked at this often, while there are any */
+
+/* Takes the progress lock for something other than progress, asking its holder to step aside. In a
+ * callback, which runs under the lock, both do nothing. */
 void group_enter(struct pg_group *g);
 /* Flushes and lets go. */
 void group_leave(struct pg_group *g);
 
 /* One round of progress; the lock is held. The number of things that happened. */
 int group_round(struct pg_group *g);
+/* Whether the last round read the clock into g->now, which costs as much as the rest of one. */
+bool group_read_clock(const struct pg_group *g);
+/* The part of a round that needs the time, which only it reads. */
+int group_tick(struct pg_group *g);
 
 /* Wakes the holder of the lock if it sleeps. Call after making visible what it should see. */
 void group_kick(struct pg_group *g);
@@ -34,10 +41,21 @@ typedef bool (*wait_done)(struct pg_group *g, void *arg);
 /* 0, -ETIMEDOUT, -EINTR, -ESHUTDOWN; -EDEADLK from inside a callback. */
 int group_wait(struct pg_group *g, wait_done done, void *arg, uint64_t timeout_ns);
 
+/* The same, for what may have to be tried again, a socket being full: under the lock, now and then
+ * until it is over. */
+int group_retry(struct pg_group *g, void (*attempt)(struct pg_group *g, void *arg), wait_done done,
+		void *arg, uint64_t timeout_ns);
+
+/* Around a call that waits and then still looks at the group: destroy lets it return first. */
+void group_hold(struct pg_group *g);
+void group_drop(struct pg_group *g);
+
 /* Body of the worker thread; arg is the group. */
 void *group_worker(void *arg);
 
 int watch_add(struct pg_group *g, struct watch *w, uint32_t events);
 void watch_close(struct pg_group *g, struct watch *w);
+/* Serves what is ready, waiting up to timeout_ms for the first. How many, or -errno. */
+int watches_serve(struct pg_group *g, int timeout_ms);
 
 #endif

@@ -14,6 +14,8 @@
 #include "engine/progress.h"
 #include "util/clock.h"
 
+#define ROOM_NS 1000000ull
+
 /* ---- Checks ---- */
 
 static int check_slice(uint64_t offset, uint64_t len, uint64_t region, const char *side,
@@ -287,11 +289,18 @@ static struct op *accept(struct pg_group *g, const struct pg_op *desc, bool lock
 /* How many were accepted; -errno when not even the first. */
 static int submit_now(struct pg_group *g, const struct pg_op *ops, unsigned n, struct pg_error *err)
 {
-	/* A worker's lock is left to the worker: it holds it also while it sleeps. */
-	bool locked = !g->worker_mode && !group_in_callback(g) && lock_try(&g->progress);
+	/* A callback holds the lock, but starting operations from within would nest them without
+	 * end. A worker's lock is left to the worker: it holds it also while it sleeps. */
+	bool inside = group_in_callback(g);
+	bool entered = !inside && !g->worker_mode && lock_try(&g->progress);
+	bool locked = inside || entered;
 	unsigned i;
 	int rc = 0;
 
+	/* One that always submits more would keep destroy from its end. relaxed: what is accepted at
+	 * the last moment is served. */
+	if (inside && atomic_load_explicit(&g->stopping, memory_order_relaxed))
+		return error_set(err, -ESHUTDOWN, "the engine is shutting down");
 	for (i = 0; i < n; i++) {
 		struct op *op;
 
@@ -303,12 +312,12 @@ static int submit_now(struct pg_group *g, const struct pg_op *ops, unsigned n, s
 			rc = -EAGAIN;
 			break;
 		}
-		if (locked)
+		if (entered)
 			op_start(g, op);
 		else
 			ring_put(&g->submitted, op->slot); /* there is a place for every slot */
 	}
-	if (locked) {
+	if (entered) {
 		group_leave(g);
 	} else if (i > 0) {
 		group_kick(g);
@@ -317,13 +326,17 @@ static int submit_now(struct pg_group *g, const struct pg_op *ops, unsigned n, s
 	return i > 0 ? (int)i : rc;
 }
 
+/* Rises when an operation or an event gives back its place. */
+static uint64_t room_made(const struct pg_group *g)
+{
+	/* relaxed: a hint to try again */
+	return atomic_load_explicit(&g->free_ops.tail, memory_order_relaxed) +
+	       atomic_load_explicit(&g->free_events.tail, memory_order_relaxed);
+}
+
 static bool have_room(struct pg_group *g, void *arg)
 {
-	int *n = arg;
-
-	(void)g;
-	/* True at every second look: after a round of progress there may be room. */
-	return (*n)++ > 0;
+	return room_made(g) != *(const uint64_t *)arg;
 }
 
 static int submit_blocking(struct pg_group *g, const struct pg_op *ops, unsigned n,
@@ -331,38 +344,48 @@ static int submit_blocking(struct pg_group *g, const struct pg_op *ops, unsigned
 {
 	uint64_t end = 0;
 	unsigned done = 0;
+	int rc = 0;
 
 	while (done < n) {
-		int rc = submit_now(g, ops + done, n - done, err);
-		int looks = 0;
+		uint64_t seen, now;
 
+		rc = submit_now(g, ops + done, n - done, err);
 		if (rc > 0) {
 			done += (unsigned)rc;
 			end = 0;
 			continue;
 		}
 		if (rc != -EAGAIN)
-			return done ? (int)done : rc;
+			break;
+		seen = room_made(g);
+		now = clock_ns();
 		if (!end)
-			end = clock_ns() + g->config->op_timeout_ns;
-		rc = group_wait(g, have_room, &looks, 1000000);
-		if (rc == -ETIMEDOUT && clock_ns() < end)
-			rc = 0;
-		if (rc)
-			return done ? (int)done : rc;
+			end = now + g->config->op_timeout_ns;
+		if (now >= end)
+			break;
+		/* In short turns: nobody tells us of events that were polled. */
+		rc = group_wait(g, have_room, &seen, ROOM_NS);
+		if (rc && rc != -ETIMEDOUT)
+			break;
 	}
-	return (int)done;
+	return done ? (int)done : rc;
 }
 
 int pg_submit(struct pg_group *g, const struct pg_op *ops, unsigned n, unsigned flags,
 	      struct pg_error *err)
 {
+	int rc;
+
 	if (n == 0)
 		return error_set(err, -EINVAL, "0 operations");
 	if (flags & ~(unsigned)PG_SUBMIT_BLOCK)
 		return error_set(err, -EINVAL, "unknown submit flags 0x%x", flags);
-	return flags & PG_SUBMIT_BLOCK ? submit_blocking(g, ops, n, err)
-				       : submit_now(g, ops, n, err);
+	if (!(flags & PG_SUBMIT_BLOCK))
+		return submit_now(g, ops, n, err);
+	group_hold(g);
+	rc = submit_blocking(g, ops, n, err);
+	group_drop(g);
+	return rc;
 }
 
 static int submit_one(struct pg_group *g, const struct pg_op *op, struct pg_error *err)
