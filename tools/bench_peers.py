@@ -10,10 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from peers import mpi, nixl, ours, table, ucx
+from peers import bars, mpi, nixl, ours, table, ucx
 from peers.common import ROOT, NotMeasuredError, Row
 
-PEERS = {"ours": ours.rows, "ucx": ucx.rows, "nixl": nixl.rows, "mpi": mpi.rows}
+PEERS = {"bars": bars.rows, "ours": ours.rows, "ucx": ucx.rows, "nixl": nixl.rows, "mpi": mpi.rows}
 SKIPPED = [
     Row("libfabric", "shm", reason="Debian packages no fabtests; fi_pingpong is two-sided"),
 ]

@@ -127,11 +127,14 @@ def find_in(venv: Path, pattern: str) -> Path:
     return found
 
 
-def lines_to_sample(text: str) -> Sample:
+METRICS = ("lat_us", "rate_mop_s", "bw_gbyte_s", "paged_gbyte_s", "barrier_us")
+
+
+def lines_to_sample(text: str, metrics: tuple[str, ...] = METRICS) -> Sample:
     """Lines of "metric value"; others are the peer's own chatter."""
     sample = {}
     for line in text.splitlines():
         metric, _, value = line.partition(" ")
-        if metric.startswith(("lat_us", "rate_mop_s", "bw_gbyte_s", "paged_gbyte_s", "barrier_us")):
+        if metric.startswith(metrics):
             sample[metric] = float(value)
     return sample

@@ -47,7 +47,8 @@ again and again; a paged write goes from consecutive pages to shuffled ones, 16 
 
 def section(rows: list[Row], cores: Cores, rounds: int, command: str) -> str:
     rows = [*rows, *(limit for row in rows for limit in _limits(row))]
-    parts = [BEGIN, METHOD.format(*cores, rounds=rounds)]
+    parts = [BEGIN, METHOD.format(*cores, rounds=rounds), "### What must be reached\n"]
+    parts += [*_bars(rows), ""]
     for table, (title, columns) in TABLES.items():
         parts += [f"### {title}\n", *_table(rows, table, columns), ""]
     parts += [f"{_machine(cores)} To repeat: `{command}`.", END]
@@ -81,6 +82,23 @@ def _table(rows: list[Row], table: str, columns: list[tuple[str, str]]) -> list[
         elif row.reason:
             setting += f" (stopped after {len(row.samples)} rounds: {row.reason})"
         lines.append(f"| {row.who} | {setting} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _bars(rows: list[Row]) -> list[str]:
+    lines = ["| pgctl, against the limit of the same run | asked | measured |", "|---|---|---|"]
+    for row in rows:
+        if row.table != "bars":
+            continue
+        metrics = list(dict.fromkeys(metric for sample in row.samples for metric in sample))
+        cells = [
+            f"{NAMES[int(metric[4:])]}: {_cell(row.samples, metric)}"
+            if metric.startswith("bar.")
+            else _cell(row.samples, metric)
+            for metric in metrics
+        ]
+        measured = "; ".join(cells) or f"not measured: {row.reason or 'no round ended'}"
+        lines.append(f"| {row.who} | {row.setting} | {measured} |")
     return lines
 
 

@@ -1,0 +1,103 @@
+"""What pgctl must reach, each against a limit of the same run: the table of bars."""
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from peers.common import Cores, NotMeasuredError, Row, Sample, lines_to_sample, run
+
+PYTHON_COSTS = Path(__file__).with_name("python_costs.py")
+
+
+@dataclass(frozen=True)
+class Bar:
+    what: str
+    asked: str
+    arguments: tuple[str, ...]
+    """Of pgctl bench."""
+    metric: str
+    """Of the record's results; "lines" is a latency in cache-line trips."""
+
+
+PERCENT = "bw_pct_line_rate"
+BARS = [
+    Bar(
+        "write, hot, receiver asleep, % of memcpy",
+        ">= 95",
+        ("write", "--no-imm", "--sizes", "64K,1M,32M"),
+        PERCENT,
+    ),
+    Bar(
+        "the same, marching",
+        ">= 95",
+        ("write", "--no-imm", "--touch", "marching", "--sizes", "64K,1M,32M"),
+        PERCENT,
+    ),
+    Bar("8 B, one way and counted, cache-line trips", "<= 2", ("write", "--sizes", "8"), "lines"),
+    Bar("8 B, counted, Mop/s", ">= 12", ("write", "--sizes", "8"), "rate_mop_s"),
+    Bar(
+        "4096 pages of 4 KiB, marching, % of memcpy",
+        ">= 90",
+        ("paged", "--touch", "marching", "--sizes", "4K"),
+        PERCENT,
+    ),
+    Bar(
+        "memory not of the engine, % of process_vm_writev",
+        ">= 90",
+        ("write", "--no-imm", "--memory", "registered", "--sizes", "64K,1M,32M"),
+        PERCENT,
+    ),
+    Bar(
+        "two lanes with workers, receiver asleep, % of two threads' memcpy",
+        ">= 90",
+        ("write", "--no-imm", "--nics-per-rank", "2", "--progress", "worker", "--sizes", "32M"),
+        PERCENT,
+    ),
+]
+
+
+def rows(cores: Cores) -> list[Row]:
+    pgctl = Path(sys.executable).with_name("pgctl")
+    if not pgctl.exists():
+        return [Row("bars", "-", table="bars", reason="pgctl is not installed (make venv)")]
+    pinned = ["taskset", "-c", ",".join(map(str, cores))]
+    bench = [Row(b.what, b.asked, partial(_bench, [*pinned, str(pgctl)], b), "bars") for b in BARS]
+    costs = partial(run, [*pinned, sys.executable, str(PYTHON_COSTS)])
+    return [
+        *bench,
+        Row("submit from Python, 8 B, p50, µs", "<= 2", partial(_cost, costs, "submit_us"), "bars"),
+        Row(
+            "submit from Python, 4096 pages, before the copy, p50, µs",
+            "<= 20",
+            partial(_cost, costs, "submit_paged_us"),
+            "bars",
+        ),
+        Row(
+            "memory per connected peer and NIC, KiB",
+            "<= 64",
+            partial(_cost, costs, "peer_kib"),
+            "bars",
+        ),
+    ]
+
+
+def _cost(costs: partial[str], name: str) -> Sample:
+    return {"bar": lines_to_sample(costs(), (name,))[name]}
+
+
+def _bench(pgctl: list[str], bar: Bar) -> Sample:
+    record: dict[str, Any] = json.loads(run([*pgctl, "bench", *bar.arguments, "--json", "-"]))
+    sample: Sample = {}
+    for result in record["results"]:
+        metrics = result["metrics"]
+        if bar.metric == "lines":
+            value = metrics["lat_us"]["p50"] / record["limits"]["cacheline_oneway_us"]
+        elif bar.metric in metrics:
+            value = metrics[bar.metric]["p50"]
+        else:
+            raise NotMeasuredError(f"the record of {' '.join(bar.arguments)} has no {bar.metric}")
+        sample[f"bar.{result['size']}" if len(record["results"]) > 1 else "bar"] = value
+    return sample
