@@ -328,7 +328,9 @@ struct pg_op {
  * front; they will each complete exactly once. Less than n: the next one had no room; submit the
  * rest again. When not even the first was accepted: -EAGAIN (no room), or -EINVAL, -ERANGE (out of
  * bounds), -ESTALE, -EMSGSIZE, -EHOSTDOWN with the sentence. Allocates nothing and takes no lock
- * that another thread can hold while it sleeps. */
+ * that another thread can hold while it sleeps. What ops point to is read before it returns, but
+ * for page indices, statuses and flags, which are borrowed until completion. With BLOCK, a thread
+ * that alone polls events waits in vain for room among them: it gets -EAGAIN at op_timeout_ns. */
 int pg_submit(struct pg_group *group, const struct pg_op *ops, unsigned n, unsigned flags,
 	      struct pg_error *err);
 

@@ -107,12 +107,14 @@ static void stream_ready(struct pg_group *g, struct watch *w, uint32_t events)
 
 /* ---- Streams ---- */
 
-static pid_t pid_of(int fd)
+/* Who is at the other end, as the kernel says; pid 0: not visible from here. */
+static struct ucred credentials(int fd)
 {
-	struct ucred cred;
+	struct ucred cred = { .uid = (uid_t)-1 };
 	socklen_t len = sizeof(cred);
 
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) ? 0 : cred.pid;
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len);
+	return cred;
 }
 
 /* Takes fd over, also on failure. */
@@ -124,7 +126,7 @@ static int stream_create(struct pg_group *g, int fd, struct stream **stream)
 	if (!s)
 		goto err_close;
 	s->watch = (struct watch){ .fd = fd, .ready = stream_ready };
-	s->pid = pid_of(fd);
+	s->pid = credentials(fd).pid;
 	rc = watch_add(g, &s->watch, EPOLLIN);
 	if (rc)
 		goto err_free;
@@ -150,9 +152,17 @@ static void listener_ready(struct pg_group *g, struct watch *w, uint32_t events)
 	struct stream *s;
 	int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
+	uid_t uid;
+
 	(void)events;
-	if (fd >= 0)
+	if (fd < 0)
+		return;
+	/* Another user has no business here, and could otherwise use up our descriptors. */
+	uid = credentials(fd).uid;
+	if (uid == geteuid() || uid == 0)
 		stream_create(g, fd, &s);
+	else
+		close(fd);
 }
 
 int control_listen(struct pg_group *g, struct pg_error *err)

@@ -55,21 +55,19 @@ void group_callback(struct pg_group *g, const struct pg_done *done, const struct
 
 /* ---- Domains ---- */
 
-static const struct transport *choose(const char *name, struct pg_error *err)
+static int choose(const char *name, const struct transport **transport, struct pg_error *err)
 {
-	const struct transport *t;
 	struct pg_caps caps;
+	int rc = error_set(err, -ENODEV, "this build has no transport");
 
 	if (name[0]) {
-		t = transport_find(name);
-		if (!t)
-			error_set(err, -ENOENT, "no transport is named %.16s", name);
-		return t;
+		*transport = transport_find(name);
+		return *transport ? 0
+				  : error_set(err, -ENOENT, "no transport is named %.16s", name);
 	}
-	for (unsigned i = 0; (t = transport_at(i)); i++)
-		if (t->query(&caps, err) == 0)
-			return t;
-	return NULL;
+	for (unsigned i = 0; rc && (*transport = transport_at(i)); i++)
+		rc = (*transport)->query(&caps, err);
+	return rc;
 }
 
 static int open_domain(struct pg_group *g, const struct pg_domain_config *config,
@@ -94,9 +92,9 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 	if (!memchr(config->transport, 0, sizeof(config->transport)) ||
 	    !memchr(config->device, 0, sizeof(config->device)))
 		return error_set(err, -EINVAL, "domain %u: name too long", i);
-	t = choose(config->transport, err);
-	if (!t)
-		return -ENODEV;
+	rc = choose(config->transport, &t, err);
+	if (rc)
+		return rc;
 	rc = t->open(&options, &d, err);
 	if (rc)
 		return rc;

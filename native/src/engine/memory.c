@@ -20,14 +20,12 @@
 /* ---- Bounds ---- */
 
 /* The length was read with the slot possibly changing hands; it counts if the handle holds. */
-static int checked_len(const struct handles *t, uint64_t handle, const _Atomic uint64_t *len,
-		       uint64_t *out)
+static int still(const struct handle *h, uint64_t handle)
 {
-	int rc = 0;
-
-	*out = atomic_load_explicit(len, memory_order_relaxed);
+	/* acquire: the length was read before the generation is, again */
 	atomic_thread_fence(memory_order_acquire);
-	return handles_get(t, handle, &rc) ? 0 : rc;
+	return atomic_load_explicit(&h->generation, memory_order_relaxed) == handle >> 32 ? 0
+											  : -ESTALE;
 }
 
 int mr_len(const struct pg_group *g, pg_mr_t mr, uint64_t *len)
@@ -35,7 +33,10 @@ int mr_len(const struct pg_group *g, pg_mr_t mr, uint64_t *len)
 	int rc;
 	struct mr *m = handles_get(&g->mrs, mr, &rc);
 
-	return m ? checked_len(&g->mrs, mr, &m->len, len) : rc;
+	if (!m)
+		return rc;
+	*len = atomic_load_explicit(&m->len, memory_order_relaxed);
+	return still(&m->h, mr);
 }
 
 int rmr_len(const struct pg_group *g, pg_rmr_t rmr, uint64_t *len)
@@ -43,7 +44,10 @@ int rmr_len(const struct pg_group *g, pg_rmr_t rmr, uint64_t *len)
 	int rc;
 	struct rmr *r = handles_get(&g->rmrs, rmr, &rc);
 
-	return r ? checked_len(&g->rmrs, rmr, &r->len, len) : rc;
+	if (!r)
+		return rc;
+	*len = atomic_load_explicit(&r->len, memory_order_relaxed);
+	return still(&r->h, rmr);
 }
 
 /* ---- Our regions ---- */
