@@ -9,9 +9,17 @@ TYPE_CHECKING = False  # importing typing would be most of the cost
 if TYPE_CHECKING:
     from typing import Any
 
-    from pgctl.engine import MrDesc, NetAddr, PgError, TransferEngine
+    from pgctl.engine import ImmCounter, MemoryRegion, MrDesc, NetAddr, PgError, TransferEngine
 
-__all__ = ["MrDesc", "NetAddr", "PgError", "TransferEngine", "__version__"]
+__all__ = [
+    "ImmCounter",
+    "MemoryRegion",
+    "MrDesc",
+    "NetAddr",
+    "PgError",
+    "TransferEngine",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

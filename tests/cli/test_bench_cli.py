@@ -114,7 +114,7 @@ def test_a_sweep(shown: Callable[..., str]) -> None:
         limits         memcpy, hot: 40.4 GB/s at 64K, 25.2 GB/s at 1M
                        a cache line, there and seen: 0.139 µs
         latency        8 one way, half a round trip: 0.205 µs, 1.47 times the cache line
-        verified       no; -c compares every byte
+        verified       no, as --no-check asked
         """)
 
 

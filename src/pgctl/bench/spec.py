@@ -33,7 +33,7 @@ class Spec:
     """Operations in flight; None: WINDOW, but no more than make up WINDOW_BYTES, and at least 2."""
     cycles: int = 3
     bidirectional: bool = False
-    check: bool = False
+    check: bool = True
     imm: bool = True
     touch: Literal["hot", "marching"] = "hot"
     pages: int | None = None

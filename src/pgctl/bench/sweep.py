@@ -77,7 +77,7 @@ class Sweep:
 
     def _measure(self, work: Work) -> Tally:
         session = self._session
-        tally = Tally(checked=self._spec.check)
+        tally = Tally(checked=self._spec.check and work.payload > 0)
         each_round = measure.time_rounds(session, work)
         each = measure.time_flow(session, work) if work.payload else 0.0
         for cycle in range(self._spec.cycles):

@@ -29,7 +29,7 @@ def bench() -> None:
     epilog="""\b
 Examples:
   pgctl bench write
-  pgctl bench write -c --sizes 64K,1M,32M --touch marching
+  pgctl bench write --sizes 64K,1M,32M --touch marching
   pgctl bench write -b 1M -e 64M --nics-per-rank 2 --json result.json
   mpirun -n 2 pgctl bench write
 """,
@@ -47,7 +47,7 @@ def write(ctx: click.Context, /, **given: Any) -> int:
     epilog="""\b
 Examples:
   pgctl bench paged
-  pgctl bench paged -c --sizes 4K --pages 4096 --touch marching
+  pgctl bench paged --sizes 4K --pages 4096 --touch marching
 """,
 )
 @flags(*_SWEEP, "pages", *_AMOUNT, "window", "bidirectional", "check")
@@ -93,7 +93,7 @@ def barrier(ctx: click.Context, /, **given: Any) -> int:
     epilog="""\b
 Examples:
   pgctl bench send
-  pgctl bench send -c --sizes 64,4K --window 16
+  pgctl bench send --sizes 64,4K --window 16
 """,
 )
 @flags(*_SWEEP, *_AMOUNT, "window", "bidirectional", "check", *_FABRIC, *_OUTPUT)

@@ -140,7 +140,10 @@ _FLAGS: dict[str, Decorator] = {
         "--bidirectional", is_flag=True, help="Both ways at once; bandwidths are added."
     ),
     "check": click.option(
-        "-c", "--check", is_flag=True, help="Verify every byte, outside the timed part."
+        "-c/ ",
+        "--check/--no-check",
+        default=True,
+        help="Verify every byte, outside the timed part (default), or do not.",
     ),
     "cycles": _count(
         "-N",
