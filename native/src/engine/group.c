@@ -84,7 +84,7 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 		.async = g->worker_mode,
 	};
 	struct epoll_event event = { .events = EPOLLIN | EPOLLET };
-	const struct transport *t;
+	const struct transport *t = NULL;
 	struct domain *d;
 	size_t len = sizeof(net->addr);
 	int rc;
