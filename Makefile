@@ -10,7 +10,7 @@ C_FILES := find native -name '*.[ch]' -exec clang-format
 # Addresses that the sanitizers of older compilers expect, where the kernel's randomisation is wider.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo "--wrapper='setarch -R'")
 SETUP_asan := -Dbuildtype=debugoptimized -Dwerror=false -Db_lundef=false -Db_sanitize=address,undefined
-SETUP_tsan := -Dbuildtype=debugoptimized -Dwerror=false -Db_lundef=false -Db_sanitize=thread
+SETUP_tsan := -Dc_args=-Wno-tsan -Dbuildtype=debugoptimized -Dwerror=false -Db_lundef=false -Db_sanitize=thread
 TEST_asan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 TEST_tsan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 
