@@ -269,7 +269,7 @@ static int bind(struct pg_group *g, struct op *op)
 		rc = bind_regions(g, op, d->u.paged.src, d->u.paged.dst);
 		break;
 	case PG_OP_SEND:
-	case PG_OP_BARRIER:
+	case OP_IMM:
 		op->peer = handles_get(&g->peers, d->u.send.peer, &rc);
 		if (!op->peer)
 			op_fail(op, rc, "the peer is gone");

@@ -8,6 +8,9 @@
 
 #include "engine/group.h"
 
+/* Beside the public opcodes: a bare immediate to u.send.peer, which is what a barrier is made of. */
+#define OP_IMM 100
+
 int ops_create(struct pg_group *g);
 void ops_destroy(struct pg_group *g);
 

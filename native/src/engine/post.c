@@ -94,7 +94,7 @@ static void divide(struct op *op)
 	case PG_OP_SEND:
 		add_lane(op, 0, 0, 1, op->desc.u.send.len);
 		break;
-	case PG_OP_BARRIER:
+	case OP_IMM:
 		add_lane(op, next_conn(op), 0, 1, 0);
 		break;
 	default:
@@ -117,7 +117,7 @@ static void page_wr(struct pg_group *g, const struct op *op, const struct lane *
 		return;
 	}
 	wr->op = WR_WRITE;
-	if (d->opcode == PG_OP_BARRIER)
+	if (d->opcode == OP_IMM)
 		return;
 	if (d->opcode == PG_OP_WRITE) {
 		src = d->u.write.src_offset + lane->offset;
@@ -261,7 +261,7 @@ bool op_post_whole(struct pg_group *g, struct op *op)
 		wr.len = w->len;
 		wr.src = (const char *)op->mr->memory.base + w->src_offset;
 		wr.mapped = (char *)op->rmr->mapped + w->dst_offset;
-	} else if (op->desc.opcode != PG_OP_BARRIER) {
+	} else if (op->desc.opcode != OP_IMM) {
 		return false;
 	}
 	k = next_conn(op);

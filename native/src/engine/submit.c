@@ -226,7 +226,7 @@ static void child_desc(const struct pg_op *desc, uint32_t i, struct pg_op *child
 		child->u.write = (struct pg_write){ desc->u.scatter.src, d->src_offset, d->dst,
 						    d->dst_offset, d->len };
 	} else {
-		child->opcode = PG_OP_BARRIER;
+		child->opcode = OP_IMM;
 		child->u.send.peer = desc->u.barrier.peers[i];
 	}
 }
@@ -263,9 +263,13 @@ static struct op *make_family(struct pg_group *g, const struct pg_op *desc, bool
 static struct op *accept(struct pg_group *g, const struct pg_op *desc, bool locked,
 			 struct pg_error *err)
 {
+	bool lone = desc->opcode == PG_OP_BARRIER && desc->u.barrier.n == 1 &&
+		    !desc->u.barrier.status;
 	bool family = desc->opcode == PG_OP_SCATTER || desc->opcode == PG_OP_BARRIER;
-	struct op *op = family ? make_family(g, desc, locked) : fresh(g, desc, locked);
+	struct op *op = family && !lone ? make_family(g, desc, locked) : fresh(g, desc, locked);
 
+	if (op && lone) /* needs no parent: it is its only child */
+		child_desc(desc, 0, &op->desc);
 	if (!op) {
 		error_set(err, -EAGAIN,
 			  "%u operations are in flight; no room for more (PGCTL_MAX_OPS)",
