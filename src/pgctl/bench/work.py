@@ -9,7 +9,7 @@ from pgctl.bench.loops import NO_IMM, Op, Traffic
 from pgctl.bench.session import Session
 from pgctl.bench.spec import Spec
 
-_BATCHED_BYTES = 256 << 10
+_BATCHED_BYTES = 512 << 10
 """Operations are batched until a batch moves this much: then one submission is cheap enough."""
 _IN_FLIGHT_BATCHES = 4
 _BLOCKS = 100
