@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/mman.h>
 
 #include "engine_pair.h"
@@ -328,6 +329,30 @@ static void test_refused(void)
 	pair_close(&a, &b);
 }
 
+/* Neither memory nor descriptors are without end; running out says so and breaks nothing. */
+static void test_no_memory(void)
+{
+	struct pg_config config;
+	struct side a;
+	struct pg_error err = { 0 };
+	struct rlimit files, none;
+	void *ptr;
+	pg_mr_t mr;
+
+	CHECK(pg_config_init(&config, NULL) == 0);
+	side_open(&a, 1, PG_PROGRESS_INLINE, MEM, &config);
+	CHECK(pg_alloc_mr(a.g, 1ull << 50, -1, PG_ALLOC_PREFAULT, &ptr, &mr, &err) == -ENOMEM);
+	CHECK(strstr(err.text, "1125899906842624 bytes"));
+	CHECK(getrlimit(RLIMIT_NOFILE, &files) == 0);
+	none = (struct rlimit){ 0, files.rlim_max };
+	CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+	CHECK(pg_alloc_mr(a.g, 4096, -1, 0, &ptr, &mr, &err) == -EMFILE);
+	CHECK(strstr(err.text, "memfd"));
+	CHECK(setrlimit(RLIMIT_NOFILE, &files) == 0);
+	CHECK(pg_alloc_mr(a.g, 4096, -1, 0, &ptr, &mr, &err) == 0);
+	CHECK(pg_engine_destroy(a.engine) == 0);
+}
+
 /* The other side ends while it is owed something. */
 static void test_peer_ends(void)
 {
@@ -463,6 +488,7 @@ int main(void)
 	test_user_memory();
 	test_stale_region();
 	test_refused();
+	test_no_memory();
 	test_peer_ends();
 	test_deadline();
 	test_no_deadline();

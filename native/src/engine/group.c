@@ -310,6 +310,7 @@ void group_free(struct pg_group *g)
 		handshake_bye(g);
 		peers_close(g, -ESHUTDOWN, "the engine is shutting down");
 		cancel_expectations(g);
+		remote_close(g);
 		memory_close(g);
 		lock_release(&g->progress);
 	}

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -85,6 +86,22 @@ static inline void handle_unref(struct handle *h)
 	/* release: a waiter that sees 0 may free what the operation used */
 	atomic_store_explicit(&h->refs, atomic_load_explicit(&h->refs, memory_order_relaxed) - 1,
 			      memory_order_release);
+}
+
+static inline bool handle_unused(struct handle *h)
+{
+	/* acquire: pairs with handle_unref */
+	return atomic_load_explicit(&h->refs, memory_order_acquire) == 0;
+}
+
+/* Of what was just read from the slot, which may have changed hands meanwhile: it counts if the
+ * handle still holds. 0 or -ESTALE. */
+static inline int handle_still(const struct handle *h, uint64_t handle)
+{
+	/* acquire: what was read was read before the generation is, again */
+	atomic_thread_fence(memory_order_acquire);
+	return atomic_load_explicit(&h->generation, memory_order_relaxed) == handle >> 32 ? 0
+											  : -ESTALE;
 }
 
 #endif

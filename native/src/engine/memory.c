@@ -17,17 +17,6 @@
 
 #define HUGE_PAGE (2ull << 20)
 
-/* ---- Bounds ---- */
-
-/* The length was read with the slot possibly changing hands; it counts if the handle holds. */
-static int still(const struct handle *h, uint64_t handle)
-{
-	/* acquire: the length was read before the generation is, again */
-	atomic_thread_fence(memory_order_acquire);
-	return atomic_load_explicit(&h->generation, memory_order_relaxed) == handle >> 32 ? 0
-											  : -ESTALE;
-}
-
 int mr_len(const struct pg_group *g, pg_mr_t mr, uint64_t *len)
 {
 	int rc;
@@ -36,21 +25,8 @@ int mr_len(const struct pg_group *g, pg_mr_t mr, uint64_t *len)
 	if (!m)
 		return rc;
 	*len = atomic_load_explicit(&m->len, memory_order_relaxed);
-	return still(&m->h, mr);
+	return handle_still(&m->h, mr);
 }
-
-int rmr_len(const struct pg_group *g, pg_rmr_t rmr, uint64_t *len)
-{
-	int rc;
-	struct rmr *r = handles_get(&g->rmrs, rmr, &rc);
-
-	if (!r)
-		return rc;
-	*len = atomic_load_explicit(&r->len, memory_order_relaxed);
-	return still(&r->h, rmr);
-}
-
-/* ---- Our regions ---- */
 
 static void dereg(struct pg_group *g, struct mr *mr, unsigned n_domains)
 {
@@ -143,6 +119,23 @@ static int bind_numa(const struct memory *m, int numa, struct pg_error *err)
 	return 0;
 }
 
+/* What the kernel says it could give without killing somebody; UINT64_MAX if it does not say. */
+static uint64_t available_memory(void)
+{
+	unsigned long long kib, sum = 0;
+	char line[128];
+	FILE *f = fopen("/proc/meminfo", "re");
+
+	if (!f)
+		return UINT64_MAX;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "MemAvailable: %llu", &kib) == 1 ||
+		    sscanf(line, "SwapFree: %llu", &kib) == 1)
+			sum += kib;
+	fclose(f);
+	return sum ? sum * 1024 : UINT64_MAX;
+}
+
 /* By the kernel and not by touching: running out is then an error and not a SIGBUS. A kernel before
  * 5.14 cannot populate; fallocate, which any signal interrupts, does allocate. */
 static int prefault(const struct memory *m, struct pg_error *err)
@@ -195,6 +188,11 @@ int pg_alloc_mr(struct pg_group *g, uint64_t len, int numa, unsigned flags, void
 	rc = check_range(NULL, len, err);
 	if (rc)
 		return rc;
+	/* Asked for more, the kernel would rather kill a process than say no. */
+	if ((flags & (PG_ALLOC_PREFAULT | PG_ALLOC_HUGEPAGES)) == PG_ALLOC_PREFAULT &&
+	    len > available_memory())
+		return error_set(err, -ENOMEM, "no memory for %llu bytes; %llu are available",
+				 (unsigned long long)len, (unsigned long long)available_memory());
 	rc = map_memfd(&m, len, flags, err);
 	if (rc)
 		return rc;
@@ -218,8 +216,7 @@ err_free:
 static bool unused(struct pg_group *g, void *arg)
 {
 	(void)g;
-	/* acquire: pairs with handle_unref */
-	return atomic_load_explicit(&((struct handle *)arg)->refs, memory_order_acquire) == 0;
+	return handle_unused(arg);
 }
 
 int pg_unreg_mr(struct pg_group *g, pg_mr_t handle, uint64_t timeout_ns, struct pg_error *err)
@@ -237,7 +234,7 @@ int pg_unreg_mr(struct pg_group *g, pg_mr_t handle, uint64_t timeout_ns, struct 
 	group_hold(g);
 	rc = group_wait(g, unused, &mr->h, timeout_ns);
 	group_enter(g);
-	if (rc && !unused(g, &mr->h)) {
+	if (rc && !handle_unused(&mr->h)) {
 		handles_revive(&mr->h);
 		if (rc == -ETIMEDOUT)
 			rc = error_set(err, -EBUSY, "operations in flight still read the region");
@@ -290,202 +287,8 @@ int memory_export(struct pg_group *g, uint64_t region, uint32_t generation, stru
 	return -ESTALE;
 }
 
-/* ---- Peers' regions ---- */
-
-bool rmr_ready(struct pg_group *g, struct rmr *rmr)
-{
-	if (rmr_state(rmr) == RMR_KNOWN)
-		handshake_ask(g, rmr);
-	return rmr_state(rmr) == RMR_READY;
-}
-
-static void rmr_fail(struct rmr *rmr, int status, const char *text)
-{
-	rmr->status = status;
-	snprintf(rmr->reason, sizeof(rmr->reason), "%s: %.180s", peer_name(rmr->peer).text, text);
-	rmr_set_state(rmr, RMR_FAILED);
-}
-
-void rmr_mapped(struct pg_group *g, struct rmr *rmr, int status, const struct offer *offer)
-{
-	struct domain *d = g->domains[0];
-	struct pg_error err = { 0 };
-
-	if (status == -ESTALE) {
-		rmr_fail(rmr, status, "the region was unregistered");
-	} else if (status) {
-		rmr_fail(rmr, -EPROTO, "its owner cannot share the region");
-	} else {
-		int rc = d->transport->mr_import(d, offer, rmr->desc.len, &rmr->mapped, &err);
-
-		if (rc)
-			rmr_fail(rmr, rc, err.text);
-		else
-			rmr_set_state(rmr, RMR_READY);
-	}
-	g->delivered = true; /* for those who wait for its state */
-}
-
-void rmrs_of_peer_failed(struct pg_group *g, struct peer *p)
-{
-	for (uint32_t i = 0; i < g->rmrs.used; i++) {
-		struct rmr *rmr = (struct rmr *)handles_slot(&g->rmrs, i);
-
-		if (rmr->peer != p || rmr_state(rmr) != RMR_ASKED)
-			continue;
-		g->handshakes--;
-		rmr->status = p->status;
-		memcpy(rmr->reason, p->reason, sizeof(rmr->reason));
-		rmr_set_state(rmr, RMR_FAILED);
-	}
-}
-
-static int take_rmr(struct pg_group *g, const struct mr_desc *desc, pg_rmr_t *handle,
-		    struct pg_error *err)
-{
-	struct peer *p = peer_find(g, desc->incarnation, desc->group);
-	struct rmr *rmr;
-	bool must_map = desc->kind == MR_ENGINE && g->domains[0]->caps.maps_peer;
-
-	if (!p)
-		return error_set(
-			err, -ENOENT,
-			"the owner of this region is not a known peer: add its address first");
-	if (desc->n_keys != p->addr.n_domains)
-		return error_set(err, -EPROTO, "the region has %u keys, its owner %u NICs",
-				 desc->n_keys, p->addr.n_domains);
-	rmr = handles_take(&g->rmrs);
-	if (!rmr)
-		return error_set(err, -ENOSPC,
-				 "no room for more than %u imported regions (PGCTL_MAX_REGIONS)",
-				 g->rmrs.capacity);
-	rmr->peer = p;
-	rmr->desc = *desc;
-	rmr->mapped = NULL;
-	rmr->status = 0;
-	handle_ref(&p->h);
-	atomic_store_explicit(&rmr->len, desc->len, memory_order_relaxed);
-	rmr_set_state(rmr, must_map ? RMR_KNOWN : RMR_READY);
-	handles_publish(&rmr->h);
-	*handle = handle_of(&rmr->h);
-	return 0;
-}
-
-int pg_import_mr(struct pg_group *g, const void *desc, size_t len, pg_rmr_t *rmr,
-		 struct pg_error *err)
-{
-	struct mr_desc decoded;
-	int rc = mr_desc_decode(desc, len, &decoded, err);
-
-	if (rc)
-		return rc;
-	group_enter(g);
-	rc = take_rmr(g, &decoded, rmr, err);
-	group_leave(g);
-	return rc;
-}
-
-static void drop_rmr(struct pg_group *g, struct rmr *rmr)
-{
-	if (rmr_state(rmr) == RMR_ASKED)
-		g->handshakes--;
-	if (rmr->mapped)
-		g->domains[0]->transport->mr_unimport(g->domains[0], rmr->mapped, rmr->desc.len);
-	rmr->mapped = NULL;
-	rmr_set_state(rmr, RMR_FAILED);
-	handle_unref(&rmr->peer->h);
-	rmr->peer = NULL;
-	handles_release(&g->rmrs, &rmr->h);
-}
-
-int pg_release_rmr(struct pg_group *g, pg_rmr_t handle, struct pg_error *err)
-{
-	struct rmr *rmr;
-	int rc = 0;
-
-	group_enter(g);
-	rmr = handles_get(&g->rmrs, handle, &rc);
-	if (!rmr) {
-		error_set(err, rc, "0x%llx is not an imported region", (unsigned long long)handle);
-	} else if (!unused(g, &rmr->h)) {
-		rc = error_set(err, -EBUSY, "operations in flight still write to the region");
-	} else {
-		handles_retire(&rmr->h);
-		drop_rmr(g, rmr);
-	}
-	group_leave(g);
-	return rc;
-}
-
-static void map_rmr(struct pg_group *g, void *arg)
-{
-	struct rmr *rmr = arg;
-
-	if (peer_ready(g, rmr->peer))
-		rmr_ready(g, rmr);
-}
-
-static bool mapped_or_not(struct pg_group *g, void *arg)
-{
-	const struct rmr *rmr = arg;
-	enum rmr_state state = rmr_state(rmr);
-
-	(void)g;
-	return state == RMR_READY || state == RMR_FAILED || !peer_alive(rmr->peer);
-}
-
-static int wait_mapped(struct pg_group *g, struct rmr *rmr, uint64_t timeout_ns, void **ptr,
-		       struct pg_error *err)
-{
-	int rc = group_retry(g, map_rmr, mapped_or_not, rmr, timeout_ns);
-
-	if (rc)
-		return error_set(err, rc, "the region is not mapped: %s",
-				 rc == -ETIMEDOUT ? "no answer in time; does its owner make "
-						    "progress?"
-						  : strerror(-rc));
-	if (rmr_state(rmr) == RMR_FAILED)
-		return error_set(err, rmr->status, "%s", rmr->reason);
-	if (rmr_state(rmr) != RMR_READY)
-		return error_set(err, rmr->peer->status, "%s", rmr->peer->reason);
-	if (!rmr->mapped)
-		return error_set(err, -ENOTSUP,
-				 "memory that its owner registered is not mapped here");
-	*ptr = rmr->mapped;
-	return 0;
-}
-
-int pg_remote_ptr(struct pg_group *g, pg_rmr_t handle, uint64_t timeout_ns, void **ptr,
-		  struct pg_error *err)
-{
-	struct rmr *rmr;
-	int rc;
-
-	group_enter(g);
-	rmr = handles_get(&g->rmrs, handle, &rc);
-	if (rmr)
-		handle_ref(&rmr->h);
-	group_leave(g);
-	if (!rmr)
-		return error_set(err, rc, "0x%llx is not an imported region",
-				 (unsigned long long)handle);
-	group_hold(g);
-	rc = wait_mapped(g, rmr, timeout_ns, ptr, err);
-	group_enter(g);
-	handle_unref(&rmr->h);
-	group_leave(g);
-	group_drop(g);
-	return rc;
-}
-
 void memory_close(struct pg_group *g)
 {
-	for (uint32_t i = 0; i < g->rmrs.used; i++) {
-		struct rmr *rmr = (struct rmr *)handles_slot(&g->rmrs, i);
-
-		if (rmr->peer)
-			drop_rmr(g, rmr);
-	}
 	for (uint32_t i = 0; i < g->mrs.used; i++) {
 		struct mr *mr = (struct mr *)handles_slot(&g->mrs, i);
 

@@ -36,7 +36,8 @@ int memory_export(struct pg_group *g, uint64_t region, uint32_t generation, stru
 int mr_len(const struct pg_group *g, pg_mr_t mr, uint64_t *len);
 int rmr_len(const struct pg_group *g, pg_rmr_t rmr, uint64_t *len);
 
-/* Forgets everything. */
+/* Forgets everything: ours, theirs. */
 void memory_close(struct pg_group *g);
+void remote_close(struct pg_group *g);
 
 #endif
