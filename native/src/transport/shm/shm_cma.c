@@ -18,7 +18,7 @@
 #define SYS_pidfd_open 434
 #endif
 
-#define ALIVE_NS 20000
+#define ALIVE_NS 1000000
 
 /* Where Yama restricts ptrace to descendants, the owner of the memory has to lift that. Elsewhere
  * it fails and is not needed; whether it all works is proven at attach. */
@@ -80,8 +80,8 @@ int cma_attach(struct shm_conn *c, pid_t pid, const struct conn_offer *theirs, s
 }
 
 /* A pid means another process some time after the pidfd says that ours has exited: the kernel hands
- * them out in turn, so not before it has made tens of thousands of others. Hence looking that often
- * is enough, and spares short writes a second system call. */
+ * them out in turn, so not before it has made tens of thousands of others, which takes seconds.
+ * Hence looking once in a millisecond is enough, and spares writes a second system call. */
 static bool is_alive(struct shm_conn *c)
 {
 	struct pollfd pfd = { .fd = c->pidfd, .events = POLLIN };
