@@ -166,6 +166,7 @@ struct pg_group {
 	struct pg_event *events;
 	struct recv_buffer *recvs;
 	_Atomic uint32_t n_recvs;
+	_Atomic uint32_t next_release; /* any thread: where pg_recv_release looks first */
 
 	uint32_t cached_op; /* stack of free ops that stays hot */
 	uint32_t n_cached;
