@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "engine/address.h"
@@ -202,6 +203,32 @@ static void test_wrong_offers(struct side *s)
 	}
 }
 
+/* Another user gets no stream, and so cannot use up our descriptors. */
+static void test_other_user(struct side *s)
+{
+	unsigned fds = open_fds();
+	int status = -1;
+	char byte;
+	pid_t child;
+
+	if (geteuid() != 0) /* nobody else can become another user */
+		return;
+	child = fork();
+	if (child == 0) {
+		int fd;
+
+		alarm(20);
+		CHECK(seteuid(65534) == 0);
+		fd = dial(s);
+		CHECK(fcntl(fd, F_SETFL, 0) == 0);
+		_exit(recv(fd, &byte, 1, 0) == 0 ? 0 : 1); /* closed by the other side */
+	}
+	for (int i = 0; i < 10000 && waitpid(child, &status, WNOHANG) == 0; i++)
+		pg_wait_flags(s->g, &(int32_t){ 0 }, 1, 1000000);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	CHECK_EQ(open_fds(), fds);
+}
+
 /* First its backlog is full, then it is gone: what waits for it fails, once. */
 static void test_nobody_answers(struct side *s)
 {
@@ -260,6 +287,7 @@ int main(void)
 	fds = open_fds();
 	test_wrong_offers(&a);
 	CHECK_EQ(open_fds(), fds);
+	test_other_user(&a);
 	test_nobody_answers(&a);
 	CHECK(pg_submit_single_write(b.g, 8, 1, b.mr, 0, b.remote, 0, 0, &sent, NULL) == 0);
 	CHECK_EQ(pair_run(&a, &b, &sent), 1);

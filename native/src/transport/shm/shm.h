@@ -79,9 +79,8 @@ struct shm_conn {
 	int bell;
 	int pidfd; /* -1: no process_vm_writev */
 	pid_t pid;
-	uint64_t alive_ns; /* when the pidfd was last looked at */
-	bool dirty;        /* something is published and not announced */
-	bool starved;      /* a post found no credit */
+	bool dirty;   /* something is published and not announced */
+	bool starved; /* a post found no credit */
 
 	/* From the peer. */
 	alignas(LINE) struct channel *in;

@@ -11,14 +11,11 @@
 #include <unistd.h>
 
 #include "transport/shm/shm.h"
-#include "util/clock.h"
 #include "util/error.h"
 
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
-
-#define ALIVE_NS 1000000
 
 /* Where Yama restricts ptrace to descendants, the owner of the memory has to lift that. Elsewhere
  * it fails and is not needed; whether it all works is proven at attach. */
@@ -79,20 +76,12 @@ int cma_attach(struct shm_conn *c, pid_t pid, const struct conn_offer *theirs, s
 	return 0;
 }
 
-/* A pid means another process some time after the pidfd says that ours has exited: the kernel hands
- * them out in turn, so not before it has made tens of thousands of others, which takes seconds.
- * Hence looking once in a millisecond is enough, and spares writes a second system call. */
-static bool is_alive(struct shm_conn *c)
+/* Before each batch: once the process has exited, its pid may come to mean another one. */
+static bool is_alive(const struct shm_conn *c)
 {
 	struct pollfd pfd = { .fd = c->pidfd, .events = POLLIN };
-	uint64_t now = clock_ns();
 
-	if (now - c->alive_ns < ALIVE_NS)
-		return true;
-	if (poll(&pfd, 1, 0))
-		return false;
-	c->alive_ns = now;
-	return true;
+	return poll(&pfd, 1, 0) == 0;
 }
 
 static int failed(const struct shm_conn *c, const struct wr *wr, ssize_t wrote,
