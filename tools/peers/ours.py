@@ -11,9 +11,10 @@ from typing import Any
 from peers.common import Cores, NotMeasuredError, Row, Sample, run
 
 ARGUMENTS = {
-    "write": ["--sizes", "8,4K,64K,1M,32M"],
-    "paged": ["--sizes", "4K,64K,1M"],
-    "barrier": [],
+    ("write", "counted by the receiver"): ["--sizes", "8,4K,64K,1M,32M"],
+    ("write", "not counted, as the puts below"): ["--sizes", "4K,64K,1M,32M", "--no-imm"],
+    ("paged", "counted by the receiver"): ["--sizes", "4K,64K,1M"],
+    ("barrier", "shm"): [],
 }
 
 
@@ -22,22 +23,22 @@ def rows(cores: Cores) -> list[Row]:
     pgctl = str(beside) if beside.exists() else shutil.which("pgctl")
     if pgctl is None:
         return [
-            Row("pgctl", "shm", table=bench, reason="pgctl is not installed (make venv)")
-            for bench in ARGUMENTS
+            Row("pgctl", setting, table=bench, reason="pgctl is not installed (make venv)")
+            for bench, setting in ARGUMENTS
         ]
     try:
         who = f"**pgctl {metadata.version('pgctl')}**"
     except metadata.PackageNotFoundError:
         who = "**pgctl**"
     return [
-        Row(who, "shm", partial(_measure, pgctl, bench, cores), table=bench) for bench in ARGUMENTS
+        Row(who, setting, partial(_measure, pgctl, bench, options, cores), table=bench)
+        for (bench, setting), options in ARGUMENTS.items()
     ]
 
 
-def _measure(pgctl: str, bench: str, cores: Cores) -> Sample:
+def _measure(pgctl: str, bench: str, options: list[str], cores: Cores) -> Sample:
     pinned = ["taskset", "-c", ",".join(map(str, cores))]
-    options = [*ARGUMENTS[bench], "--transport", "shm", "--json", "-"]
-    text = run([*pinned, pgctl, "bench", bench, *options])
+    text = run([*pinned, pgctl, "bench", bench, *options, "--transport", "shm", "--json", "-"])
     try:
         sample = from_record(json.loads(text), bench)
     except (ValueError, KeyError, TypeError) as error:
@@ -64,6 +65,8 @@ def from_record(record: dict[str, Any], bench: str) -> Sample:
             if metric in metrics:
                 key = name if bench == "barrier" else f"{name}.{size}"
                 sample[key] = metrics[metric]["p50"]
+    if record["run"]["parameters"].get("imm") is False:
+        return sample  # the limits are those of the row above
     for name, value in record.get("limits", {}).items():
         by_size = value if isinstance(value, dict) else {"": value}
         for size, limit in by_size.items():
