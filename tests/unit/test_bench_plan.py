@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgctl.bench import loops, paged, payload
+from pgctl.bench import limits, loops, paged, payload
+from pgctl.bench.loops import Timing, Traffic
 from pgctl.bench.measure import Flow, time_of_one
 from pgctl.bench.placement import Placement, Seat, decide
 from pgctl.bench.spec import Spec
@@ -127,7 +128,7 @@ def test_ranks_of_other_hosts_take_no_core_here() -> None:
 class Ranks(SimpleNamespace):
     """A session of one rank that receives, over memory of its own."""
 
-    def share(self, value: object) -> list[object]:
+    def share(self, value: object, _: float = 0) -> list[object]:
         return [value]
 
 
@@ -221,6 +222,29 @@ def test_samples_are_kept_whole_or_their_number_is_told() -> None:
     kept = outcome(work_of(8), tally).samples["round_ns"]
     assert (kept.total, len(kept.values)) == (15000, 10000)
     assert (kept.values[0], kept.values[-1]) == (0, 6999)
+
+
+@pytest.mark.parametrize(("threads", "gbyte_s"), [(1, [10, 10]), (4, [5])])
+def test_blocks_of_one_of_several_copying_threads_are_no_limit(
+    threads: int, gbyte_s: list[float]
+) -> None:
+    """A thread that has a core is done with its part long before those that wait for one."""
+
+    def memcpy(plan: Traffic, *_: object) -> Timing:
+        blocks = np.array([1.0, 1.0]) * plan.batch * plan.block
+        return Timing(sent_ns=2 * plan.batch * plan.batches, block_ns=blocks)
+
+    here = Ranks(
+        spec=Spec(operation="write", iters=10_000),
+        rank=0,
+        source=SimpleNamespace(address=0),
+        sinks=SimpleNamespace(others={1: SimpleNamespace(mapped=0)}),
+        loops=SimpleNamespace(memcpy=memcpy),
+        limit_s=lambda _: 1.0,
+        meet=lambda: None,
+    )
+    found = limits.memcpy(here, work_of(10), 1.0, threads=threads)  # type: ignore[arg-type]
+    assert found.tolist() == gbyte_s
 
 
 def test_nobody_looked_is_not_all_is_well() -> None:

@@ -34,7 +34,7 @@ def memcpy(
         limit_s = session.limit_s(seconds)
         return session.loops.memcpy(plan, session.source.address, targets, threads, limit_s)
 
-    return _measure(session, spec or session.spec, work, seconds, copy)
+    return _measure(session, spec or session.spec, work, seconds, copy, threads=threads)
 
 
 def vm_write(session: Session, work: Work, seconds: float) -> Samples:
@@ -81,8 +81,10 @@ def _measure(
     work: Work,
     seconds: float,
     copy: Callable[[Traffic], Timing],
+    *,
+    threads: int = 1,
 ) -> Samples:
-    """Every sender copies for so long, while the others sleep."""
+    """Every sender copies for so long, while the others sleep. threads: of this sender."""
     form, timing = shape(spec, work, 1), Timing()
 
     def trial(operations: int) -> tuple[int, float]:
@@ -96,10 +98,11 @@ def _measure(
     session.meet()
     if work.sends:
         trial(operations_for(session, seconds, each))
-    seen = session.share([work.payload * form.operations, timing.sent_ns], seconds)
-    sent = [(payload, ns) for payload, ns in seen if ns]
-    if len(sent) > 1:  # see measure.Flow
-        return gbyte_s(sum(payload for payload, _ in sent), np.array([max(ns for _, ns in sent)]))
+    seen = session.share([work.payload * form.operations, timing.sent_ns, threads], seconds)
+    sent = [(payload, ns, copying) for payload, ns, copying in seen if ns]
+    if sum(copying for *_, copying in sent) > 1:  # blocks are not in step: see measure.Flow
+        payload = sum(payload for payload, *_ in sent)
+        return gbyte_s(payload, np.array([max(ns for _, ns, _ in sent)]))
     if not timing.block_ns.size:
         return np.empty(0)
     return gbyte_s(work.payload * form.per_block, timing.block_ns)
