@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -29,6 +31,7 @@ from pgctl.report.record import Fabric, Finding, Nic, Record, Result, Run
 
 PATIENCE_S = 60
 PGCTL = (sys.executable, "-P", "-m", "pgctl")
+MPIRUN = shutil.which("mpirun", path=Path(sys.executable).parent)
 SCHEMA = json.loads((files("pgctl.report") / "schema.json").read_text(encoding="utf-8"))
 OPERATIONS = ("write", "paged", "scatter", "barrier", "send")
 QUICK = ("-n", "3", "-N", "1", "-T", "20")
@@ -48,7 +51,8 @@ def result(test: str, size: int, gbyte_s: float, mop_s: float, us: float) -> Res
     return Result(test=test, size=size, iters=1000, pair=(0, 1), metrics=metrics)
 
 
-def record(spec: Spec, *results: Result) -> Record:
+def record(spec: Spec, *results: Result, ranks: int = 2) -> Record:
+    nics = spec.nics(ranks)
     return Record(
         command=spec.command,
         verdict="pass",
@@ -56,14 +60,18 @@ def record(spec: Spec, *results: Result) -> Record:
             argv=("pgctl",),
             started="2026-01-02T03:04:05+00:00",
             host="gpu01",
-            ranks=2,
+            ranks=ranks,
             versions={},
             seed=0,
-            cpus=(0, 1),
-            parameters=spec.parameters(2),
+            cpus=tuple(range(ranks)) if set(nics) == {1} else (None,) * ranks,
+            parameters=spec.parameters(ranks),
         ),
         fabric=Fabric(
-            "shm", "all ranks are on this host", (Nic("shm0", None, 0),), progress="inline"
+            "shm",
+            "all ranks are on this host",
+            tuple(Nic(f"shm{i}", None, 0) for i in range(nics[0])),
+            nics_per_rank=nics,
+            progress=tuple("inline" if n == 1 else "worker" for n in nics),
         ),
         results=results,
         limits={"cacheline_oneway_us": 0.139},
@@ -146,6 +154,74 @@ def test_what_was_asked_is_said(shown: Callable[..., str]) -> None:
                        the sender""")
 
 
+def with_threads(spec: Spec) -> Record:
+    made = three_writes(spec)
+    by_threads = {"65536": 87.2, "1048576": 101.6, "33554432": 19.7}
+    return replace(made, limits={**made.limits, "memcpy_threads_gbyte_s": by_threads})
+
+
+def test_ranks_with_different_nics(shown: Callable[..., str]) -> None:
+    assert shown(with_threads, "write", "--nics-per-rank", "4,1") == textwrap.dedent("""\
+        bench write    2 ranks on gpu01, not pinned
+        transport      shm (4 NICs against 1: shm0..shm3 / shm0), worker progress at
+                       rank 0, inline at rank 1; all ranks are on this host
+        memory         engine memory, pre-faulted, hot (the same bytes each time)
+        traffic        up to 64 writes in flight, each counted by the receiver
+
+            size      GB/s      Gb/s     Mop/s    p50 µs    p99 µs  of limit
+               8     0.111     0.890   13.9        0.205     0.410         -
+             64K    38.9     312        0.594      1.92      3.84       96 %
+              1M    24.8     198        0.0237    45.0      90.0        96 %
+
+        limits         memcpy, hot: 40.4 GB/s at 64K, 25.2 GB/s at 1M
+                       memcpy by 4 threads, hot: 87.2 GB/s at 64K, 102 GB/s at 1M,
+                       19.7 GB/s at 32M
+                       a cache line, there and seen: 0.139 µs
+        latency        8 one way, half a round trip: 0.205 µs, 1.47 times the cache line
+        verified       no, as --no-check asked
+        """)
+
+
+@pytest.mark.parametrize(
+    ("nics", "names", "progress"),
+    [
+        ("2", "shm0 and shm1", "worker progress"),
+        ("2,3", "2 NICs against 3: shm0..shm1 / shm0..shm2", "worker progress"),
+        (
+            "1,4",
+            "1 NIC against 4: shm0 / shm0..shm3",
+            "inline progress at rank 0, worker at rank 1",
+        ),
+        (
+            "4,2,1",
+            "4, 2 and 1 NICs: shm0..shm3 / shm0..shm1 / shm0",
+            "worker progress at ranks 0 and 1, inline at rank 2",
+        ),
+        ("1,1,1,1,2,2,2,2,4", "1 to 4 NICs", "inline progress at 4 ranks, worker at 5 ranks"),
+    ],
+)
+def test_who_has_what_is_said(
+    shown: Callable[..., str], nics: str, names: str, progress: str
+) -> None:
+    def made(spec: Spec) -> Record:
+        ranks = max(2, len(spec.nics_per_rank))
+        return record(spec, Result("bench.barrier", 0, 1000, {}), ranks=ranks)
+
+    out = " ".join(shown(made, "barrier", "--nics-per-rank", nics).split())
+    assert f" transport shm ({names}), {progress}; all ranks are on this host " in out
+
+
+@pytest.mark.parametrize(
+    ("args", "threads"),
+    [("4,1", "4"), ("2", "2"), ("2 --bidirectional", "2"), ("1,4 --bidirectional", "1 and 4")],
+)
+def test_the_threads_of_those_who_send_are_counted(
+    shown: Callable[..., str], args: str, threads: str
+) -> None:
+    out = shown(with_threads, "write", "--nics-per-rank", *args.split())
+    assert f" memcpy by {threads} threads, hot: " in out
+
+
 def test_a_barrier(shown: Callable[..., str]) -> None:
     def made(spec: Spec) -> Record:
         us = {"min": 0.21, "p50": 0.354, "p90": 0.41, "p99": 0.55, "p99.9": 7.31, "max": 25.66}
@@ -215,6 +291,14 @@ def test_what_was_measured_before_an_error_is_shown(shown: Callable[..., str]) -
         ("scatter --bidirectional", "No such option '--bidirectional'"),
         ("send -e 8K", "a message holds at most 4K, not 8K"),
         ("write --nics-per-rank 5", "5 is too much: at most 4"),
+        ("write --nics-per-rank 0", "0 is too little: at least 1"),
+        ("write --nics-per-rank 4,5", "'--nics-per-rank': 5 is too much: at most 4"),
+        ("write --nics-per-rank 4,0", "'--nics-per-rank': 0 is too little: at least 1"),
+        ("write --nics-per-rank 4,x", "'--nics-per-rank': 'x' is not a whole number"),
+        ("write --nics-per-rank 4,", "'--nics-per-rank': '' is not a whole number"),
+        ("write --nics-per-rank 4,2,1", "bench write is between 2 ranks, not 3"),
+        ("write -r 2 --nics-per-rank 4,2,1", "--nics-per-rank has 3 numbers, for 2 ranks"),
+        ("scatter -r 3 --nics-per-rank 4,1", "--nics-per-rank has 2 numbers, for 3 ranks"),
         ("write --transport verbs", "'verbs' is not one of"),
         ("write --json /nonexistent/out.json", "cannot write '/nonexistent/out.json'"),
         ("write --json /", "cannot write '/': Is a directory"),
@@ -242,9 +326,34 @@ def test_the_ranks_of_a_launcher_count(
     assert "bench write is between 2 ranks, not 4" in capsys.readouterr().err
     assert run(cli, ["bench", "scatter", "-r", "3"]) == 2
     assert "-r 3, but" in capsys.readouterr().err
+    assert run(cli, ["bench", "scatter", "--nics-per-rank", "4,2,1"]) == 2
+    assert "--nics-per-rank has 3 numbers, for 4 ranks" in capsys.readouterr().err
     monkeypatch.setenv("PMI_RANK", "1")
     assert run(cli, ["bench", "write"]) == 2
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "ranks", "nics"),
+    [
+        ("write", 2, (1, 1)),
+        ("write --nics-per-rank 3", 2, (3, 3)),
+        ("write --nics-per-rank 4,1", 2, (4, 1)),
+        ("barrier --nics-per-rank 4,2,1", 3, (4, 2, 1)),
+        ("scatter -r 3 --nics-per-rank 2", 3, (2, 2, 2)),
+        ("scatter -r 4 --nics-per-rank 1,2,3,4", 4, (1, 2, 3, 4)),
+    ],
+)
+def test_the_nics_of_each_rank(args: str, ranks: int, nics: tuple[int, ...]) -> None:
+    asked = []
+
+    def keep(request: Request, *_: object) -> int:
+        asked.append(request)
+        return 0
+
+    assert run(cli, ["bench", *args.split()], keep) == 0
+    assert asked[0].ranks == ranks
+    assert asked[0].spec.nics(asked[0].ranks) == nics
 
 
 # ---- How it runs and ends, with real processes
@@ -322,6 +431,62 @@ def test_each_flag_of_a_write(flags: str) -> None:
     assert "every byte arrived as it was sent" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("operation", "nics"),
+    [
+        ("write", (4, 1)),
+        ("write", (1, 4)),
+        ("write --bidirectional", (2, 3)),
+        ("write --memory registered", (4, 1)),
+        ("paged", (4, 1)),
+        ("send", (1, 4)),
+        ("barrier", (4, 1)),
+        ("scatter", (4, 2, 1)),
+    ],
+)
+def test_ranks_with_different_nics_understand_each_other(
+    operation: str, nics: tuple[int, ...]
+) -> None:
+    sizes = {"barrier": "", "send": "8,4K", "paged": "4K,64K"}.get(operation, "64K,1M,32M")
+    flags = ["-c", "--sizes", sizes] if sizes else []
+    given = ",".join(map(str, nics))
+    done = pgctl(
+        *("bench", *operation.split(), *QUICK, *flags, "--nics-per-rank", given, "--json", "-")
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    differ_as_asked(json.loads(done.stdout), nics)
+
+
+@pytest.mark.skipif(MPIRUN is None, reason="no mpirun beside this Python: pip install mpich")
+def test_ranks_of_mpirun_with_different_nics() -> None:
+    command = [*PGCTL, "bench", "write", *QUICK, "-c", "--sizes", "64K,1M"]
+    done = subprocess.run(
+        [str(MPIRUN), "-n", "2", *command, "--nics-per-rank", "4,1", "--json", "-"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    differ_as_asked(json.loads(done.stdout), (4, 1))
+
+
+def differ_as_asked(document: dict[str, Any], nics: tuple[int, ...]) -> None:
+    jsonschema.validate(document, SCHEMA)
+    fabric = document["fabric"]
+    assert fabric["nics_per_rank"] == list(nics)
+    assert fabric["progress"] == ["inline" if n == 1 else "worker" for n in nics]
+    assert [nic["name"] for nic in fabric["nics"]] == [f"shm{i}" for i in range(nics[0])]
+    assert document["run"]["ranks"] == len(nics)
+    assert document["run"]["cpus"] == [None] * len(nics)
+    assert document["verdict"] == "pass"
+    for measured in document["results"]:
+        assert measured["verified"] is (True if measured["size"] else None)
+        assert set(measured["bytes_per_nic"]) == {nic["name"] for nic in fabric["nics"]}
+        if measured["size"] >= 1 << 20:  # large enough to be split
+            assert all(measured["bytes_per_nic"].values())
+
+
 def test_more_ranks_than_cores_finish() -> None:
     ranks = str(len(os.sched_getaffinity(0)) + 2)
     done = pgctl("bench", "scatter", *QUICK, "-c", "--sizes", "4K", "-r", ranks, "--json", "-")
@@ -335,6 +500,18 @@ def test_a_dry_run_starts_nothing() -> None:
     done = pgctl("bench", "write", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "would run      24 sizes from 8 to 64M, 3 times"
+
+
+def test_a_dry_run_says_what_each_rank_would_have() -> None:
+    done = pgctl("bench", "write", "--dry-run", "--sizes", "1M", "--nics-per-rank", "4,1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.partition("\n")[2] == textwrap.dedent("""\
+        transport      shm (4 NICs against 1: shm0..shm3 / shm0), worker progress at
+                       rank 0, inline at rank 1; all ranks are on this host
+        memory         engine memory, pre-faulted, hot (the same bytes each time)
+        traffic        up to 64 writes in flight, each counted by the receiver
+        would run      1M, 3 times
+        """)
 
 
 def test_a_step_that_cannot_be_done_ends_with_3() -> None:

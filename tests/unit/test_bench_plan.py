@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pgctl.bench import limits, loops, paged, payload
 from pgctl.bench.loops import Timing, Traffic
 from pgctl.bench.measure import Flow, time_of_one
-from pgctl.bench.placement import Placement, Seat, decide
+from pgctl.bench.placement import Placement, Seat, decide, wait_mode
 from pgctl.bench.spec import Spec
 from pgctl.bench.tally import Tally, result
-from pgctl.bench.work import Shape, Work, shape, traffic
+from pgctl.bench.work import Shape, Work, pair_roles, shape, traffic
 
 
 def work_of(size: int, **more: object) -> Work:
@@ -96,30 +96,82 @@ def seats(*cpus: tuple[int, ...], host: str = "a") -> list[Seat]:
     return [Seat(host, own) for own in cpus]
 
 
+def cores(where: list[Placement]) -> list[int | None]:
+    return [place.cpu for place in where]
+
+
 def test_each_rank_has_a_core_if_there_are_enough() -> None:
-    where = [decide(seats((0, 2, 1, 3), (0, 2, 1, 3)), rank, "auto", 1) for rank in (0, 1)]
-    assert where == [Placement(0, 4, False, "inline"), Placement(2, 4, False, "inline")]
+    where = decide(seats((0, 2, 1, 3), (0, 2, 1, 3)), "auto", (1, 1))
+    assert where == [Placement(0, 4, False, "inline", 1), Placement(2, 4, False, "inline", 1)]
 
 
 def test_ranks_without_a_core_each_share() -> None:
-    assert decide(seats((0, 1), (0, 1), (0, 1)), 1, "auto", 1) == Placement(None, 2, True, "inline")
+    where = decide(seats((0, 1), (0, 1), (0, 1)), "auto", (1, 1, 1))
+    assert where == [Placement(None, 2, True, "inline", 1)] * 3
 
 
 def test_threads_of_the_engine_are_not_pinned_to_one_core() -> None:
-    assert decide(seats((0, 1, 2), (0, 1, 2)), 0, "auto", 2) == Placement(None, 3, False, "worker")
-    assert decide(seats((0, 1, 2), (0, 1, 2)), 0, "worker", 1).cpu is None
-    assert decide(seats((0, 1, 2), (0, 1, 2)), 0, "inline", 2).cpu == 0
+    two = seats((0, 1, 2, 3), (0, 1, 2, 3))
+    assert decide(two, "auto", (2, 2)) == [Placement(None, 4, False, "worker", 2)] * 2
+    assert cores(decide(two, "worker", (1, 1))) == [None, None]
+    assert cores(decide(two, "inline", (2, 2))) == [0, 1]
+
+
+def test_each_rank_drives_its_own_number_of_nics() -> None:
+    five = (0, 1, 2, 3, 4)
+    assert decide(seats(five, five), "auto", (4, 1)) == [
+        Placement(None, 5, False, "worker", 4),
+        Placement(None, 5, False, "inline", 1),
+    ]
+    inline = decide(seats(five, five), "inline", (4, 1))
+    assert [place.threads for place in inline] == [1, 1]
+    assert cores(inline) == [0, 1]
+
+
+def test_who_drives_itself_gives_way_where_the_others_have_more_threads_than_cores() -> None:
+    crowded, spacious = (
+        decide(seats(cpus, cpus), "auto", (1, 4))[0] for cpus in (range(4), range(5))
+    )
+    assert wait_mode(crowded) == loops.YIELD
+    assert wait_mode(spacious) == loops.SPIN
 
 
 def test_what_a_launcher_has_bound_stays() -> None:
-    assert decide(seats((5,), (7,)), 1, "auto", 1).cpu == 7
-    assert decide(seats((4, 5), (6, 7)), 1, "auto", 1).cpu is None
-    assert decide(seats((0,), (0,)), 1, "auto", 1) == Placement(None, 1, True, "inline")
+    assert cores(decide(seats((5,), (7,)), "auto", (1, 1))) == [5, 7]
+    assert cores(decide(seats((4, 5), (6, 7)), "auto", (1, 1))) == [None, None]
+    assert decide(seats((0,), (0,)), "auto", (1, 1)) == [Placement(None, 1, True, "inline", 1)] * 2
 
 
-def test_ranks_of_other_hosts_take_no_core_here() -> None:
+def test_ranks_of_other_hosts_neither_take_a_core_here_nor_crowd() -> None:
     apart = seats((0, 1), host="a") + seats((0, 1), host="b")
-    assert [decide(apart, rank, "auto", 1).cpu for rank in (0, 1)] == [0, 0]
+    assert cores(decide(apart, "auto", (1, 1))) == [0, 0]
+    assert decide(apart, "auto", (1, 4))[0] == Placement(0, 2, False, "inline", 1)
+
+
+# ---- Who has what, and who sends
+
+
+def test_one_number_is_every_ranks() -> None:
+    assert Spec(operation="scatter").nics(3) == (1, 1, 1)
+    assert Spec(operation="scatter", nics_per_rank=(4,)).nics(3) == (4, 4, 4)
+    assert Spec(operation="scatter", nics_per_rank=(4, 2, 1)).nics(3) == (4, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("operation", "bidirectional", "senders"),
+    [("write", False, [0]), ("paged", True, [0, 1]), ("send", False, [0]), ("barrier", False, 3)],
+)
+def test_who_sends(operation: str, bidirectional: bool, senders: list[int] | int) -> None:
+    spec = Spec(operation=operation, bidirectional=bidirectional)
+    expected = senders if isinstance(senders, list) else list(range(senders))
+    ranks = 2 if isinstance(senders, list) else senders
+    assert list(spec.senders(ranks)) == expected
+    if isinstance(senders, list):
+        for rank in range(2):
+            here = SimpleNamespace(spec=spec, rank=rank, size=2)
+            destinations, sources = pair_roles(here)  # type: ignore[arg-type]
+            assert destinations == ((1 - rank,) if rank in senders else ())
+            assert sources == ((1 - rank,) if 1 - rank in senders else ())
 
 
 # ---- What has arrived

@@ -62,7 +62,8 @@ fabrics = st.builds(
     why=text,
     nics=st.lists(nics, max_size=4).map(tuple),
     path=text,
-    progress=st.sampled_from(["inline", "worker", ""]),
+    nics_per_rank=st.lists(st.integers(1, 4)).map(tuple),
+    progress=st.lists(st.sampled_from(["inline", "worker"])).map(tuple),
 )
 series = st.builds(
     Samples,
@@ -132,6 +133,9 @@ def test_the_schema_is_one() -> None:
         (("verdict",), "good"),
         (("run", "ranks"), 0),
         (("results",), [{"size": 8}]),
+        (("fabric", "nics_per_rank"), 4),
+        (("fabric", "nics_per_rank"), [4, 0]),
+        (("fabric", "progress"), ["inline", "idle"]),
         (("schema",), "pgctl.result/2"),
         (("extra",), 1),
         (("limits",), {"memcpy_gbyte_s": "fast"}),

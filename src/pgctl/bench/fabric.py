@@ -25,10 +25,6 @@ def choose(asked: str, hosts: Sequence[str]) -> tuple[str, str]:
     raise NoTransportError("; ".join(refusals) or f"this build has no transport {asked!r}")
 
 
-def nic_names(transport: str, nics: int) -> list[str]:
-    return [f"{transport}{i}" for i in range(nics)]
-
-
 def _too_far(name: str, hosts: Sequence[str]) -> str:
     if name == "shm" and len(set(hosts)) > 1:
         return f"it does not leave a host, and the ranks are on {', '.join(sorted(set(hosts)))}"

@@ -26,28 +26,33 @@ class Placement:
     cores: int
     """Of its host, as far as its ranks may use them."""
     crowded: bool
-    """There are fewer of them than ranks."""
+    """There are fewer of them than threads that the ranks keep busy."""
     progress: Progress
+    threads: int
+    """That move this rank's bytes: lanes that their caller drives take turns on one."""
 
 
-def decide(seats: Sequence[Seat], rank: int, progress: Progress, nics: int) -> Placement:
-    """A pure function of what all ranks know.
+def decide(seats: Sequence[Seat], progress: Progress, nics: Sequence[int]) -> list[Placement]:
+    """By rank. A pure function of what all ranks know.
 
-    Workers and lanes are threads that need cores of their own, so that only inline progress pins.
-    A launcher that has bound the ranks already is left alone.
+    Workers and lanes are threads that need cores of their own, so that ranks are pinned only where
+    all of their host make progress inline. A launcher that has bound them already is left alone.
     """
-    if progress == "auto":
-        progress = "inline" if nics == 1 else "worker"
-    mine = seats[rank]
-    neighbours = [i for i, seat in enumerate(seats) if seat.host == mine.host]
-    cpus = {cpu for i in neighbours for cpu in seats[i].cpus}
-    cores, crowded = len(cpus), len(cpus) < len(neighbours)
-    shared = all(seats[i].cpus == mine.cpus for i in neighbours)
-    if len(mine.cpus) == 1 and not crowded:
-        return Placement(mine.cpus[0], cores, crowded, progress)
-    if progress == "worker" or crowded or not shared:
-        return Placement(None, cores, crowded, progress)
-    return Placement(mine.cpus[neighbours.index(rank)], cores, crowded, progress)
+    modes = [_mode(progress, n) for n in nics]
+    threads = [1 if mode == "inline" else n for mode, n in zip(modes, nics, strict=True)]
+    places = []
+    for rank, mine in enumerate(seats):
+        neighbours = [i for i, seat in enumerate(seats) if seat.host == mine.host]
+        cores = len({cpu for i in neighbours for cpu in seats[i].cpus})
+        crowded = cores < sum(threads[i] for i in neighbours)
+        alike = all(seats[i].cpus == mine.cpus and modes[i] == "inline" for i in neighbours)
+        cpu = None
+        if len(mine.cpus) == 1 and cores >= len(neighbours):
+            cpu = mine.cpus[0]
+        elif alike and not crowded:
+            cpu = mine.cpus[neighbours.index(rank)]
+        places.append(Placement(cpu, cores, crowded, modes[rank], threads[rank]))
+    return places
 
 
 def own_seat(host: str) -> Seat:
@@ -64,6 +69,13 @@ def wait_mode(placement: Placement) -> int:
     if placement.progress == "worker":
         return loops.SLEEP
     return loops.YIELD if placement.crowded else loops.SPIN
+
+
+def _mode(progress: Progress, nics: int) -> Progress:
+    """Of a rank with so many NICs."""
+    if progress == "auto":
+        return "inline" if nics == 1 else "worker"
+    return progress
 
 
 def _sibling(cpu: int) -> int:

@@ -14,7 +14,7 @@ from pgctl.bench.session import Session
 from pgctl.bench.spec import Spec
 from pgctl.bench.sweep import Sweep
 from pgctl.cluster import Cluster
-from pgctl.report.record import Fabric, Finding, Nic, Record, Run
+from pgctl.report.record import Fabric, Finding, Nic, Record, Run, nic_names
 
 _PACKAGES = ("pgctl", "numpy")
 
@@ -35,7 +35,8 @@ class Benchmark:
     def run(self, begin: Callable[[int], None]) -> None:
         """begin: told of every size before it is measured."""
         with Session(self._spec, self._ranks) as session:
-            self._cpus, self._fabric = session.cpus, session.fabric()
+            self._cpus = [place.cpu for place in session.places]
+            self._fabric = session.fabric()
             self._sweep = Sweep(session)
             try:
                 self._sweep.run(begin)
@@ -72,10 +73,9 @@ class Benchmark:
 def outline(spec: Spec, ranks: int, argv: Sequence[str]) -> Record:
     """What `ranks` ranks on this host would do. Raises fabric.NoTransportError."""
     host = socket.gethostname()
-    seats = [placement.own_seat(host)] * ranks
-    places = [placement.decide(seats, i, spec.progress, spec.nics_per_rank) for i in range(ranks)]
+    nics = spec.nics(ranks)
+    places = placement.decide([placement.own_seat(host)] * ranks, spec.progress, nics)
     transport, why = fabric.choose(spec.transport, [host])
-    nics = tuple(Nic(name, None, 0.0) for name in fabric.nic_names(transport, spec.nics_per_rank))
     return Record(
         command=spec.command,
         verdict="skip",
@@ -89,7 +89,13 @@ def outline(spec: Spec, ranks: int, argv: Sequence[str]) -> Record:
             cpus=tuple(place.cpu for place in places),
             parameters=spec.parameters(ranks),
         ),
-        fabric=Fabric(transport, why, nics, progress=places[0].progress),
+        fabric=Fabric(
+            transport,
+            why,
+            tuple(Nic(name, None, 0.0) for name in nic_names(transport, nics[0])),
+            nics_per_rank=nics,
+            progress=tuple(place.progress for place in places),
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from pgctl.bench.placement import Seat
 from pgctl.bench.spec import MESSAGE_MAX, Spec
 from pgctl.cluster import Cluster
 from pgctl.engine import MemoryRegion, Peer, RemoteRegion, TransferEngine
-from pgctl.report.record import Fabric, Nic
+from pgctl.report.record import Fabric, Nic, nic_names
 
 RECEIVES = 256
 """Buffers for messages. A sender that finds none waits."""
@@ -51,14 +51,15 @@ class Session:
         self.rank, self.size = ranks.rank, ranks.size
         mine = placement.own_seat(socket.gethostname())
         self.seats = [Seat(host, tuple(cpus)) for host, cpus in self.share([mine.host, mine.cpus])]
-        self.placement = placement.decide(self.seats, self.rank, spec.progress, spec.nics_per_rank)
-        self.cpus: list[int | None] = self.share(self.placement.cpu)
+        nics = spec.nics(self.size)
+        self.places = placement.decide(self.seats, spec.progress, nics)
+        self.placement = self.places[self.rank]
         placement.take(self.placement)
         hosts = [seat.host for seat in self.seats]
         self.transport, self._why = fabric.choose(spec.transport, hosts)
-        self.nics = fabric.nic_names(self.transport, spec.nics_per_rank)
+        self.nics = nic_names(self.transport, nics[self.rank])
         self.engine = TransferEngine(
-            nics=spec.nics_per_rank, transport=self.transport, progress=self.placement.progress
+            nics=nics[self.rank], transport=self.transport, progress=self.placement.progress
         )
         self._at_start = self.counters()
         self.peers: dict[int, Peer] = {}
@@ -150,5 +151,6 @@ class Session:
             why=self._why,
             nics=tuple(Nic(nic, None, 0.0, delta[nic]) for nic in self.nics),
             path=self.peers[min(self.peers)].info().path if self.peers else "",
-            progress=self.placement.progress,
+            nics_per_rank=self.spec.nics(self.size),
+            progress=tuple(place.progress for place in self.places),
         )

@@ -39,7 +39,8 @@ class Spec:
     pages: int | None = None
     memory: Literal["engine", "registered"] = "engine"
     transport: str = "auto"
-    nics_per_rank: int = 1
+    nics_per_rank: tuple[int, ...] = (1,)
+    """By rank; a single number is every rank's."""
     progress: Literal["auto", "inline", "worker"] = "auto"
     timeout_s: float = 30.0
     seed: int = 0
@@ -51,6 +52,16 @@ class Spec:
     @property
     def command(self) -> str:
         return f"bench {self.operation}"
+
+    def nics(self, ranks: int) -> tuple[int, ...]:
+        """By rank."""
+        given = self.nics_per_rank
+        return given * ranks if len(given) == 1 else given
+
+    def senders(self, ranks: int) -> range:
+        """Who submits operations, and not only receives them."""
+        one_way = self.operation in PAIRS and not self.bidirectional
+        return range(1 if one_way else ranks)
 
     def pages_of(self, size: int) -> int:
         return self.pages or max(1, min(PAGES_MAX, PAGED_BYTES // size))
@@ -79,7 +90,7 @@ class Spec:
         """Those that bear on the operation, as the record states them."""
         extent = max(self.extent(size, ranks) for size in self.sizes)
         every = asdict(self)
-        for name in ("operation", "seed", "transport", *_WITHOUT.get(self.operation, ())):
+        for name in (*_ELSEWHERE, *_WITHOUT.get(self.operation, ())):
             del every[name]
         if self.operation != "paged":
             del every["pages"]
@@ -91,6 +102,8 @@ def _padded(size: int) -> int:
 
 
 _LINE = 64
+_ELSEWHERE = ("operation", "seed", "transport", "nics_per_rank")
+"""The record has a place of its own for these."""
 _MEMORY = ("touch", "memory", "imm")
 _WITHOUT = {
     "scatter": ("bidirectional",),

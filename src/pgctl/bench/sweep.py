@@ -35,9 +35,8 @@ class Sweep:
         self._session = session
         self._spec = session.spec
         self._seconds = self._spec.duration_s / self._spec.cycles
-        # Lanes that their caller drives move bytes one after the other.
-        driven = session.placement.progress == "worker"
-        self._threads = self._spec.nics_per_rank if driven else 1
+        senders = self._spec.senders(session.size)
+        self._threaded = any(session.places[rank].threads > 1 for rank in senders)
         self._cachelines: list[Samples] = []
         self.results: list[Result] = []
         self.limits: dict[str, Any] = {"line_rate": self._line_rate()}
@@ -64,7 +63,7 @@ class Sweep:
             return None
         if self._spec.memory == "registered":
             return "process_vm_writev_gbyte_s"
-        return "memcpy_threads_gbyte_s" if self._threads > 1 else "memcpy_gbyte_s"
+        return "memcpy_threads_gbyte_s" if self._threaded else "memcpy_gbyte_s"
 
     def _shows_marching(self) -> bool:
         spec = self._spec
@@ -112,8 +111,9 @@ class Sweep:
             tally.add_limit(line_rate, limits.vm_write(session, work, seconds))
             return
         tally.add_limit("memcpy_gbyte_s", limits.memcpy(session, work, seconds))
-        if self._threads > 1:
-            samples = limits.memcpy(session, work, seconds, threads=self._threads)
+        if self._threaded:
+            threads = session.placement.threads
+            samples = limits.memcpy(session, work, seconds, threads=threads)
             tally.add_limit("memcpy_threads_gbyte_s", samples)
         if self._shows_marching() and work.size == _MARCHING_SIZE:
             marching = replace(spec, touch="marching")

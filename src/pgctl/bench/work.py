@@ -55,11 +55,11 @@ class Work:
 
 def pair_roles(session: Session) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Destinations and sources: rank 0 sends to rank 1, and back if both directions are asked."""
-    other = (1 - session.rank,)
-    both = session.spec.bidirectional
+    other = 1 - session.rank
+    senders = session.spec.senders(session.size)
     return (
-        other if both or session.rank == 0 else (),
-        other if both or session.rank == 1 else (),
+        (other,) if session.rank in senders else (),
+        (other,) if other in senders else (),
     )
 
 

@@ -31,6 +31,7 @@ Examples:
   pgctl bench write
   pgctl bench write --sizes 64K,1M,32M --touch marching
   pgctl bench write -b 1M -e 64M --nics-per-rank 2 --json result.json
+  pgctl bench write --nics-per-rank 4,1
   mpirun -n 2 pgctl bench write
 """,
 )

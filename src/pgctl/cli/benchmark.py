@@ -63,7 +63,7 @@ class Request:
         )
         return cls(
             spec=spec,
-            ranks=_ranks(operation, given["ranks"]),
+            ranks=_ranks(operation, given["ranks"], given["nics_per_rank"]),
             argv=tuple(argv),
             **{name: given[name] for name in ("json_target", "dry_run", "quiet", "verbose")},
         )
@@ -153,13 +153,17 @@ def _progression(smallest: int, largest: int, factor: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _ranks(operation: str, asked: int | None) -> int:
+def _ranks(operation: str, asked: int | None, nics: Sequence[int]) -> int:
+    """nics: one number, or as many as there are ranks."""
     launcher = cluster.detect_launcher(os.environ)
     started = launcher.size if launcher is not None else None
     if asked is not None and started is not None and asked != started:
         assert launcher is not None
         raise click.UsageError(f"-r {asked}, but {launcher.name} has started {started} ranks")
-    ranks = asked or started or cluster.DEFAULT_RANKS
+    named = len(nics) if len(nics) > 1 else None
+    ranks = asked or started or named or cluster.DEFAULT_RANKS
+    if named not in (None, ranks):
+        raise click.UsageError(f"--nics-per-rank has {named} numbers, for {ranks} ranks")
     if operation in PAIRS and ranks != 2:
         raise click.UsageError(f"bench {operation} is between 2 ranks, not {ranks}")
     if ranks < 2:

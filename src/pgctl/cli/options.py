@@ -63,6 +63,22 @@ class Count(click.ParamType[int]):
         return number
 
 
+class Counts(click.ParamType[tuple[int, ...]]):
+    """One whole number, or several."""
+
+    name = "n"
+
+    def __init__(self, least: int, most: int) -> None:
+        self._one = Count(least, most)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(self._one.convert(part.strip(), param, ctx) for part in value.split(","))
+
+
 class Seconds(click.ParamType[float]):
     name = "seconds"
 
@@ -162,13 +178,14 @@ _FLAGS: dict[str, Decorator] = {
         help="Seconds after which a step that hangs is given up.",
     ),
     "ranks": _count("-r", "--ranks", least=1, help="Local ranks to start.  [default: 2]"),
-    "nics": _count(
+    "nics": click.option(
         "--nics-per-rank",
-        least=1,
-        most=4,
-        default=1,
+        type=Counts(1, 4),
+        metavar="N[,N...]",
+        default="1",
         show_default=True,
-        help="NICs of each rank, or lanes of shared memory: 1 to 4.",
+        help="NICs of each rank, or lanes of shared memory: 1 to 4 for all, or one number per "
+        "rank: 4,1.",
     ),
     "transport": click.option(
         "--transport",
@@ -183,7 +200,7 @@ _FLAGS: dict[str, Decorator] = {
         default="auto",
         show_default=True,
         help="Who drives the engine: the benchmark's thread or one of its own. "
-        "auto: inline with one NIC.",
+        "auto: inline at ranks with one NIC.",
     ),
     "memory": click.option(
         "--memory",

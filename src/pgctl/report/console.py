@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from pgctl.report.describe import Line, footer, header, would_run
+from pgctl.report.describe import NO_BREAK, Line, footer, header, would_run
 from pgctl.report.record import Record, Result
 from pgctl.units import align_points, format_number, format_size
 
@@ -149,7 +149,7 @@ def _lines(lines: Sequence[Line], width: int) -> Text:
         for i, part in enumerate(wrapped):
             label = line.label if i == 0 else ""
             text.append(f"{label:<{_LABEL_WIDTH}}", style="bold")
-            text.append(part + "\n", style=line.style)
+            text.append(part.replace(NO_BREAK, " ") + "\n", style=line.style)
     text.rstrip()
     return text
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgctl.report.record import Record, Result
+from pgctl.report.record import Fabric, Record, Result, nic_names
 from pgctl.units import format_number, format_size
 
 _TRAFFIC = {
@@ -17,6 +17,8 @@ _TRAFFIC = {
 }
 _SHOWN_LIMITS = (1 << 16, 1 << 20, 1 << 25)
 _MANY = 8
+NO_BREAK = "\u00a0"
+"""A space at which no line may end; shown as any other."""
 _SMALL = 4096
 """Up to here a latency is more than a copy."""
 _GOOD, _BAD, _QUIET = "green", "bold red", "dim"
@@ -85,9 +87,37 @@ def _ranks(record: Record) -> str:
 
 def _fabric(record: Record) -> str:
     fabric = record.fabric
-    names = _and([nic.name for nic in fabric.nics])
-    text = f"{fabric.transport} ({names}), {fabric.progress} progress"
+    text = f"{fabric.transport} ({_nics(fabric)}), {_progress(fabric.progress)}"
     return f"{text}; {fabric.why}" if fabric.why else text
+
+
+def _nics(fabric: Fabric) -> str:
+    counts = fabric.nics_per_rank
+    if len(set(counts)) == 1:
+        return _and([nic.name for nic in fabric.nics])
+    if len(counts) > _MANY:
+        return f"{_each(counts)} NICs"
+    names = " / ".join(_range(nic_names(fabric.transport, n)) for n in counts)
+    if len(counts) > 2:
+        return f"{_each(counts)} NICs: {names}"
+    first, second = counts
+    return f"{first} {'NIC' if first == 1 else 'NICs'} against {second}: {names}"
+
+
+def _progress(modes: Sequence[str]) -> str:
+    first, *others = dict.fromkeys(modes)
+    if not others:
+        return f"{first} progress"
+    rest = [f"{mode} at {_ranks_with(mode, modes)}" for mode in others]
+    return ", ".join([f"{first} progress at {_ranks_with(first, modes)}", *rest])
+
+
+def _ranks_with(mode: str, modes: Sequence[str]) -> str:
+    ranks = [rank for rank, its in enumerate(modes) if its == mode]
+    noun = "rank" if len(ranks) == 1 else "ranks"
+    if len(modes) > _MANY:
+        return f"{len(ranks)}{NO_BREAK}{noun}"
+    return f"{noun}{NO_BREAK}{_and(ranks)}"
 
 
 def _memory(parameters: Mapping[str, Any]) -> str:
@@ -121,7 +151,7 @@ def _limits(record: Record) -> list[str]:
     touch = record.run.parameters.get("touch", "hot")
     names = {
         "memcpy_gbyte_s": f"memcpy, {touch}",
-        "memcpy_threads_gbyte_s": f"memcpy by {len(record.fabric.nics)} threads, {touch}",
+        "memcpy_threads_gbyte_s": f"memcpy by {_threads(record)} threads, {touch}",
         "memcpy_marching_gbyte_s": "memcpy, marching",
         "process_vm_writev_gbyte_s": f"process_vm_writev, {touch}",
     }
@@ -135,10 +165,18 @@ def _limits(record: Record) -> list[str]:
     return texts
 
 
+def _threads(record: Record) -> str:
+    """Of each sender: one per NIC, or there would be no such limit."""
+    counts = record.fabric.nics_per_rank
+    one_way = not record.run.parameters.get("bidirectional", True)
+    return _each(counts[:1] if one_way else counts)
+
+
 def _by_size(values: Mapping[str, float]) -> str:
     shown = [size for size in _SHOWN_LIMITS if str(size) in values]
     sizes = shown or [int(size) for size in list(values)[-3:]]
-    return ", ".join(f"{format_number(values[str(n)])} GB/s at {format_size(n)}" for n in sizes)
+    texts = [f"{format_number(values[str(n)])} GB/s at {format_size(n)}" for n in sizes]
+    return ", ".join(text.replace(" ", NO_BREAK) for text in texts)
 
 
 def _latency_ratio(record: Record) -> str | None:
@@ -175,6 +213,17 @@ def _labels_once(lines: list[Line]) -> list[Line]:
         line if i == 0 or labels[i - 1] != line.label else Line("", line.text, line.style)
         for i, line in enumerate(lines)
     ]
+
+
+def _each(counts: Sequence[int]) -> str:
+    """One number if all have the same; at worst, from the least to the most."""
+    if len(set(counts)) == 1:
+        return str(counts[0])
+    return _and(counts) if len(counts) <= _MANY else f"{min(counts)} to {max(counts)}"
+
+
+def _range(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"
 
 
 def _and(items: Sequence[object]) -> str:

@@ -44,6 +44,11 @@ class Nic:
     counters_delta: Mapping[str, int] = field(default_factory=dict)
 
 
+def nic_names(transport: str, nics: int) -> list[str]:
+    """What a rank with so many calls them."""
+    return [f"{transport}{i}" for i in range(nics)]
+
+
 @dataclass(frozen=True, slots=True)
 class Fabric:
     transport: str
@@ -51,7 +56,9 @@ class Fabric:
     nics: tuple[Nic, ...]
     path: str = ""
     """How bytes reach the peer's memory."""
-    progress: str = ""
+    nics_per_rank: tuple[int, ...] = ()
+    """By rank, as the next; empty: it did not come to that."""
+    progress: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
