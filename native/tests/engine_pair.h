@@ -72,6 +72,23 @@ static inline void pair_close(struct side *a, struct side *b)
 	CHECK(pg_engine_destroy(b->engine) == 0);
 }
 
+/* Whether an event is news of a peer or a NIC, which most tests do not wait for. */
+static inline int is_news(const struct pg_event *e)
+{
+	return e->kind >= PG_EVENT_PEER_UP && e->kind <= PG_EVENT_NIC_DOWN;
+}
+
+/* The next event but news: 1, or what pg_wait_events says. */
+static inline int next_event(struct pg_group *g, struct pg_event *e, uint64_t timeout_ns)
+{
+	int rc;
+
+	do
+		rc = pg_wait_events(g, e, 1, timeout_ns);
+	while (rc == 1 && is_news(e));
+	return rc;
+}
+
 /* Makes both sides progress until a flag is set; its value. */
 static inline int32_t pair_run(struct side *a, struct side *b, const int32_t *flag)
 {

@@ -50,9 +50,10 @@ static struct net_addr make_addr(unsigned n_domains, unsigned long_names)
 	fill(a.token, sizeof(a.token));
 	fill(a.host, sizeof(a.host));
 	fill(&a.group, sizeof(a.group));
-	strcpy(a.control, "pgctl-0123456789abcdef");
-	if (long_names)
-		memset(a.control, '~', sizeof(a.control) - 1);
+	fill(a.unix_id, sizeof(a.unix_id));
+	fill(&a.port, sizeof(a.port));
+	a.n_hosts = long_names ? NET_HOSTS : n_domains % NET_HOSTS;
+	fill(a.hosts, a.n_hosts * sizeof(a.hosts[0]));
 	for (unsigned i = 0; i < n_domains; i++) {
 		struct net_domain *d = &a.domains[i];
 
@@ -89,7 +90,10 @@ static void check_addr_equal(const struct net_addr *a, const struct net_addr *b)
 	CHECK(!memcmp(a->incarnation, b->incarnation, sizeof(a->incarnation)));
 	CHECK(!memcmp(a->token, b->token, sizeof(a->token)));
 	CHECK(!memcmp(a->host, b->host, sizeof(a->host)));
-	CHECK(!memcmp(a->control, b->control, sizeof(a->control)));
+	CHECK(!memcmp(a->unix_id, b->unix_id, sizeof(a->unix_id)));
+	CHECK_EQ(a->port, b->port);
+	CHECK_EQ(a->n_hosts, b->n_hosts);
+	CHECK(!memcmp(a->hosts, b->hosts, sizeof(a->hosts)));
 	CHECK_EQ(a->group, b->group);
 	CHECK_EQ(a->n_domains, b->n_domains);
 	for (unsigned i = 0; i < PG_MAX_DOMAINS; i++) {
@@ -279,7 +283,7 @@ static void test_bytes(void)
 	CHECK_EQ(crc32((const uint8_t *)"123456789", 9), 0xcbf43926);
 	CHECK_EQ(mr_desc_encode(&d, bytes, &len), 0);
 	CHECK_EQ(len, 70);
-	CHECK(!memcmp(bytes, "PGMR\1\0\106\0", 8));
+	CHECK(!memcmp(bytes, "PGMR\2\0\106\0", 8));
 	CHECK(!memcmp(bytes + 24, "\1\2\3\4\0\0\0\0\5\0\0\0\0\0\0\0\0\20", 18));
 }
 
@@ -301,13 +305,13 @@ static void test_sentences(void)
 	memcpy(bad, bytes, len);
 	check_refused(bad, len + 3, "address has 3 bytes after its end");
 	bad[4] = 7;
-	check_refused(bad, len, "address has wire version 7, this engine speaks 1");
-	bad[4] = 1;
+	check_refused(bad, len, "address has wire version 7, this engine speaks 2");
+	bad[4] = PG_WIRE_VERSION;
 	bad[60] = 5;
 	sign(bad, len);
 	check_refused(bad, len, "address has 5 as its number of NICs, not 1 to 4");
 	bad[7] = 0xff;
-	check_refused(bad, len, "address has an impossible length: 65387 bytes");
+	check_refused(bad, len, "address has an impossible length: 65399 bytes");
 	free(bytes);
 }
 
@@ -338,10 +342,10 @@ static void test_encode_refuses(void)
 			memset(a.domains[0].transport, 'x', sizeof(a.domains[0].transport));
 			break;
 		case 5:
-			memset(a.control, 'x', sizeof(a.control));
+			a.n_hosts = NET_HOSTS + 1;
 			break;
 		case 6:
-			a.control[3] = '\n';
+			a.domains[1].transport[1] = '\n';
 			break;
 		}
 		CHECK_EQ(net_addr_encode(&a, bytes, &len), -EINVAL);
@@ -386,7 +390,7 @@ static void test_noise(void)
 		size_t len = 12 + check_random(&seed) % (sizeof(bytes) - 12);
 
 		fill(bytes, len);
-		memcpy(bytes, i & 1 ? "PGNA\1\0" : "PGMR\1\0", 6);
+		memcpy(bytes, i & 1 ? "PGNA\2\0" : "PGMR\2\0", 6);
 		sign(bytes, len);
 		decode(bytes, len, &err);
 	}

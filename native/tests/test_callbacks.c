@@ -15,7 +15,7 @@ static _Atomic uint32_t calls;
 static void use_everything(void *arg, const struct pg_event *event)
 {
 	struct side *s = arg;
-	struct pg_domain_stats stats;
+	struct pg_nic_stats stats;
 	struct pg_peer_info info;
 	uint8_t buf[PG_ADDR_MAX];
 	size_t len = sizeof(buf);

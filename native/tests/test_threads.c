@@ -111,7 +111,7 @@ static void *wait_for_ever(void *arg)
 	struct job *j = arg;
 	struct pg_event event;
 
-	j->result = pg_wait_events(j->side->g, &event, 1, 60 * SECOND);
+	j->result = next_event(j->side->g, &event, 60 * SECOND);
 	return NULL;
 }
 
@@ -166,6 +166,29 @@ static void test_destroy_wakes_connect(int progress)
 		CHECK(pg_engine_destroy(a.engine) == 0);
 		pthread_join(thread, NULL);
 		CHECK_EQ(job.result, -ESHUTDOWN);
+		CHECK(pg_engine_destroy(b.engine) == 0);
+	}
+}
+
+/* What was left in the ring for the worker is told too, when the engine goes. */
+static void test_left_in_the_ring(void)
+{
+	enum { N = 500 };
+	static int32_t sent[N];
+
+	for (unsigned round = 0; round < 20; round++) {
+		struct pg_config config;
+		struct side a, b;
+
+		CHECK(pg_config_init(&config, NULL) == 0);
+		side_open(&a, 1, PG_PROGRESS_WORKER, MEM, &config);
+		side_open(&b, 1, PG_PROGRESS_INLINE, MEM, &config);
+		side_meet(&a, &b);
+		for (unsigned i = 0; i < N; i++)
+			CHECK(pg_submit_send(a.g, a.peer, "x", 1, 0, &sent[i], NULL) == 0);
+		CHECK(pg_engine_destroy(a.engine) == 0);
+		for (unsigned i = 0; i < N; i++)
+			CHECK_EQ(sent[i], -ESHUTDOWN);
 		CHECK(pg_engine_destroy(b.engine) == 0);
 	}
 }
@@ -228,7 +251,7 @@ static void test_buffer_returns(void)
 		for (unsigned k = 0; k < 2; k++)
 			CHECK(pg_submit_send(a.g, a.peer, "x", 1, 0, &sent[k], NULL) == 0);
 		for (unsigned k = 0; k < 2; k++) {
-			CHECK(pg_wait_events(b.g, &event, 1, 10 * SECOND) == 1);
+			CHECK(next_event(b.g, &event, 10 * SECOND) == 1);
 			while (k == 0 && pause)
 				pause--;
 			CHECK(pg_recv_release(b.g, event.data) == 0);
@@ -267,6 +290,7 @@ int main(void)
 	test_destroy_wakes(PG_PROGRESS_WORKER);
 	test_destroy_wakes_connect(PG_PROGRESS_INLINE);
 	test_destroy_wakes_connect(PG_PROGRESS_WORKER);
+	test_left_in_the_ring();
 	test_blocking_submit(PG_PROGRESS_INLINE);
 	test_blocking_submit(PG_PROGRESS_WORKER);
 	test_buffer_returns();

@@ -18,6 +18,9 @@
  * Time is in nanoseconds, sizes are in bytes. A timeout of PG_DEFAULT_TIMEOUT stands for
  * op_timeout_ns of the configuration.
  *
+ * Fork: the engine belongs to the process that made it. In a forked child every call is -ESTALE, or
+ * does nothing where it returns nothing; memory of pg_alloc_mr is not there.
+ *
  * This header is also the only source of the Python bindings: besides guards and includes it has no
  * preprocessor lines but `#define NAME integer`.
  */
@@ -32,7 +35,7 @@
 extern "C" {
 #endif
 
-#define PG_WIRE_VERSION 1
+#define PG_WIRE_VERSION 2
 #define PG_MAX_DOMAINS 4
 #define PG_ADDR_MAX 512
 #define PG_DESC_MAX 192
@@ -40,6 +43,8 @@ extern "C" {
 #define PG_MSG_MAX 4096
 #define PG_IMM_MAX 0x3fffffff
 #define PG_NO_IMM 0xffffffff
+#define PG_MAX_CONNS 8 /* to one peer */
+#define PG_MAX_WATCHERS 256
 #define PG_DEFAULT_TIMEOUT 0xffffffffffffffff
 #define PG_SPIN_AUTO 0xffffffffffffffff /* 50 us; 0 for a worker where cores are scarce */
 
@@ -48,9 +53,11 @@ struct pg_group;
 
 /* Handles are checked at every use; a stale one is -ESTALE, an invented one -EINVAL. 0 is never
  * valid. */
-typedef uint64_t pg_mr_t;   /* a region of ours */
-typedef uint64_t pg_rmr_t;  /* an imported region of a peer */
-typedef uint64_t pg_peer_t; /* a peer's group */
+typedef uint64_t pg_mr_t;         /* a region of ours */
+typedef uint64_t pg_rmr_t;        /* an imported region of a peer */
+typedef uint64_t pg_peer_t;       /* a peer's group */
+typedef uint64_t pg_peer_group_t; /* several peers, prepared to be addressed together */
+typedef uint64_t pg_watcher_t;    /* a word whose changes are told */
 
 struct pg_error {
 	int32_t code; /* -errno */
@@ -58,6 +65,25 @@ struct pg_error {
 };
 
 const char *pg_version(void);
+
+/* ---- Log ------------------------------------------------------------------------------------ */
+
+enum pg_log_level {
+	PG_LOG_OFF,
+	PG_LOG_WARN,  /* a peer lost, a stranger refused, a timeout with what was in flight */
+	PG_LOG_INFO,  /* a peer found, how it is reached, a goodbye */
+	PG_LOG_DEBUG, /* every control message */
+};
+
+/* One line, without a newline. Called on whichever thread has something to say, perhaps with locks
+ * held: it must not block, nor call the engine. */
+typedef void (*pg_log_fn)(void *arg, int level, const char *line);
+
+/* Of the process; replaces what was set before. NULL: silence, which is the default. */
+void pg_set_log(pg_log_fn fn, void *arg, int level);
+
+/* The same, to a file descriptor: a line each, lost where it would block. -1: silence. */
+void pg_log_to_fd(int fd, int level);
 
 /* ---- Transports ---------------------------------------------------------------------------- */
 
@@ -68,6 +94,7 @@ struct pg_caps {
 	uint32_t max_outstanding; /* work requests per connection */
 	uint32_t imm_bits;        /* 0: cannot write with immediate */
 	uint32_t split_min;       /* writes below this many bytes use one NIC */
+	uint32_t max_inline;      /* a payload up to this is copied when it is posted; 0: never */
 	uint64_t link_mbit_s;     /* 0: unknown */
 	bool ordered;             /* work requests of one connection land in order */
 	bool reports_source;      /* an arriving immediate names its connection */
@@ -76,6 +103,8 @@ struct pg_caps {
 	bool wait_fd;             /* can sleep until something arrives */
 	bool sync_post;           /* a posted work request has completed when post returns */
 	bool maps_peer;           /* a peer's engine memory is mapped before the first write */
+	bool exact_failure;       /* a work request that ended with an error has not been counted */
+	bool reaches_hosts;       /* peers may be on other hosts */
 	bool gpu;
 };
 
@@ -98,6 +127,7 @@ struct pg_domain_config {
 	char device[64];      /* NIC; "" lets the transport choose */
 	int32_t cpu;          /* pin this domain's own thread, if it has one; -1: not pinned */
 	uint32_t link_mbit_s; /* share of split writes; 0: as the transport says */
+	uint32_t rail;        /* NICs of one rail prefer each other; 0: as the transport says */
 };
 
 struct pg_group_config {
@@ -105,6 +135,7 @@ struct pg_group_config {
 	struct pg_domain_config domains[PG_MAX_DOMAINS];
 	int32_t progress;   /* enum pg_progress */
 	int32_t worker_cpu; /* -1: not pinned */
+	bool rail_only;     /* NICs of different rails do not reach each other */
 };
 
 /* Every number here can be overridden by the environment variable named behind it, read by
@@ -113,13 +144,25 @@ struct pg_config {
 	uint32_t n_groups;
 	const struct pg_group_config *groups;
 	uint32_t max_ops; /* operations in flight per group, a power of two: PGCTL_MAX_OPS (4096) */
-	uint32_t max_events;    /* completions kept for pg_poll_events: PGCTL_MAX_EVENTS (8192) */
-	uint32_t max_unclaimed; /* counters nobody asked for yet: PGCTL_MAX_UNCLAIMED (65536) */
-	uint32_t max_peers;     /* per group: PGCTL_MAX_PEERS (1024) */
+	uint32_t max_events; /* completions kept for pg_poll_events: PGCTL_MAX_EVENTS (8192) */
+	uint32_t
+		max_unclaimed; /* counters nobody asked for yet: PGCTL_MAX_UNCLAIMED (65536); beyond it
+				   whoever made the most is reset, and they are forgotten */
+	uint32_t max_peers;    /* per group: PGCTL_MAX_PEERS (1024) */
 	uint32_t max_regions;   /* local, and as many imported: PGCTL_MAX_REGIONS (4096) */
 	uint64_t op_timeout_ns; /* PGCTL_OP_TIMEOUT_MS (30000): without progress it fails */
+	uint64_t op_limit_ns;   /* PGCTL_OP_LIMIT_MS (0: none): it fails, progress or not */
 	uint64_t spin_ns;       /* PGCTL_SPIN_US: polled this long before sleeping */
-	bool busy_poll;         /* PGCTL_BUSY_POLL (0): never sleep, burn a core */
+	uint64_t heartbeat_ns;  /* PGCTL_HEARTBEAT_MS (1000): peers hear of us this often */
+	uint64_t silent_ns;  /* PGCTL_SILENT_MS (3000): unheard this long, a peer is unresponsive */
+	uint64_t dead_ns;    /* PGCTL_DEAD_MS (3500): unacknowledged this long, a host is dead */
+	uint64_t goodbye_ns; /* PGCTL_GOODBYE_MS (1000): destroy waits this long for peers that may
+				still write to memory of the caller */
+	bool busy_poll;      /* PGCTL_BUSY_POLL (0): never sleep, burn a core */
+	/* PGCTL_CONTROL: where peers on other hosts find us: "ADDRESS", "ADDRESS:PORT",
+	 * "[ADDRESS]:PORT" or the name of an interface; "": every address, a free port. Used when a
+	 * transport reaches other hosts. */
+	char control[64];
 };
 
 /* Defaults, then the environment. n_groups is 1: one domain of the default transport. -EINVAL names
@@ -130,8 +173,9 @@ int pg_config_init(struct pg_config *config, struct pg_error *err);
 int pg_engine_create(const struct pg_config *config, struct pg_engine **engine,
 		     struct pg_error *err);
 
-/* Wakes all waiters with -ESHUTDOWN, stops, drains, frees. Handles and groups are gone afterwards;
- * no other call may be running that was not a wait. -EDEADLK from inside a callback. */
+/* Says goodbye to peers, wakes all waiters with -ESHUTDOWN, stops, drains, frees. Handles and groups
+ * are gone afterwards; no other call may be running that was not a wait. Returns once no peer writes
+ * to memory of ours any more, or after goodbye_ns. -EDEADLK from inside a callback. */
 int pg_engine_destroy(struct pg_engine *engine);
 
 unsigned pg_engine_groups(const struct pg_engine *engine);
@@ -146,18 +190,24 @@ struct pg_limits {
 	uint32_t split_min;
 	int32_t progress; /* the mode in force, never AUTO */
 	char transport[16];
+	struct pg_caps caps; /* of the first NIC */
 };
 int pg_limits(struct pg_group *group, struct pg_limits *limits);
 
-/* Totals of one NIC since create. Payload bytes; operations as work requests. */
-struct pg_domain_stats {
+/* Totals of one NIC since create, or of one connection. Payload bytes; operations as work
+ * requests. */
+struct pg_nic_stats {
 	uint64_t bytes_out;
 	uint64_t posted;
 	uint64_t imms_in; /* arrived immediates, a split write's shards each counted */
 	uint64_t msgs_in;
 	uint64_t eagain; /* posts refused for want of credit */
 };
-int pg_stats(struct pg_group *group, unsigned domain, struct pg_domain_stats *stats);
+int pg_stats(struct pg_group *group, unsigned domain, struct pg_nic_stats *stats);
+
+/* Writes to fd, for people, what is in flight and what each waiter waits for: operations, peers,
+ * connections and their credit, have and want of each counter. 0 or -errno of the write. */
+int pg_dump(struct pg_group *group, int fd);
 
 /* ---- Peers --------------------------------------------------------------------------------- */
 
@@ -174,13 +224,32 @@ int pg_connect(struct pg_group *group, pg_peer_t peer, uint64_t timeout_ns, stru
 
 struct pg_peer_info {
 	bool up;
-	int32_t status; /* why it is down, -errno; 0 if it is not */
+	bool responsive; /* false: up, and its heartbeat is missing; stopped, or makes no progress */
+	bool local;      /* on this host */
+	int32_t status;  /* why it is down, -errno; 0 if it is not */
 	uint32_t n_connections;
 	char incarnation[33]; /* hexadecimal */
 	char path[128];       /* transport and how it reaches memory, for people */
 	char reason[PG_ERROR_MAX];
 };
 int pg_peer_info(struct pg_group *group, pg_peer_t peer, struct pg_peer_info *info);
+
+/* Connection i of a peer: which NICs it joins, its share, what it has carried. -ERANGE past the
+ * last. */
+struct pg_conn_info {
+	uint32_t nic;      /* ours */
+	uint32_t peer_nic; /* the peer's */
+	uint32_t weight;   /* of the sum over all its connections */
+	struct pg_nic_stats stats;
+};
+int pg_conn_info(struct pg_group *group, pg_peer_t peer, unsigned i, struct pg_conn_info *info);
+
+/* Several peers that will be addressed together: connects to all and waits for it. Order counts: a
+ * scatter to the group sends its slice i to member i. */
+int pg_add_peer_group(struct pg_group *group, const pg_peer_t *peers, uint32_t n,
+		      uint64_t timeout_ns, pg_peer_group_t *peer_group, struct pg_error *err);
+/* The peers stay. -EBUSY: an operation or an expectation uses it. */
+int pg_remove_peer_group(struct pg_group *group, pg_peer_group_t peer_group, struct pg_error *err);
 
 /* ---- Memory -------------------------------------------------------------------------------- */
 
@@ -194,8 +263,10 @@ int pg_alloc_mr(struct pg_group *group, uint64_t len, int numa, unsigned flags, 
 /* Memory of the caller, which must stay valid until pg_unreg_mr. Regions may overlap. */
 int pg_reg_mr(struct pg_group *group, void *ptr, uint64_t len, pg_mr_t *mr, struct pg_error *err);
 
-/* Waits until no operation of ours reads it, then forgets it (and frees it, if engine-owned).
- * -EBUSY on timeout: still registered. */
+/* Revokes it: waits until no operation of ours reads it and no peer can write there any more, then
+ * forgets it (and frees it, if engine-owned). A peer's later writes end with -ESTALE. -EBUSY on
+ * timeout, and who it is that we wait for: still registered, but peers stay refused; call again to
+ * go on. */
 int pg_unreg_mr(struct pg_group *group, pg_mr_t mr, uint64_t timeout_ns, struct pg_error *err);
 
 /* The MrDesc; *len as in pg_main_address. Possession of it is the authority to write there. */
@@ -207,18 +278,27 @@ int pg_import_mr(struct pg_group *group, const void *desc, size_t len, pg_rmr_t 
 		 struct pg_error *err);
 int pg_release_rmr(struct pg_group *group, pg_rmr_t rmr, struct pg_error *err); /* -EBUSY: in use */
 
-/* Where a peer's engine memory is mapped here (connects and maps if needed), for reading or timing.
- * -ENOTSUP when this transport or kind of memory is not mapped. */
+/* Where a peer's engine memory is mapped here (connects and maps if needed), for reading or timing;
+ * until pg_release_rmr, also when its owner has revoked it. -ENOTSUP when this transport or kind of
+ * memory is not mapped. */
 int pg_remote_ptr(struct pg_group *group, pg_rmr_t rmr, uint64_t timeout_ns, void **ptr,
 		  struct pg_error *err);
 
 /* ---- Operations ---------------------------------------------------------------------------- */
 
 enum pg_event_kind {
-	PG_EVENT_OP,   /* an operation completed: cookie, status */
-	PG_EVENT_IMM,  /* an expectation fired: cookie, imm */
-	PG_EVENT_RECV, /* a message: peer, data, len; give it back with pg_recv_release */
+	PG_EVENT_OP,          /* an operation completed: cookie, status */
+	PG_EVENT_IMM,         /* an expectation fired: cookie, imm */
+	PG_EVENT_RECV,        /* a message: peer, data, len; give it back with pg_recv_release */
+	PG_EVENT_PEER_UP,     /* connected, or heard of again after PEER_SILENT: peer */
+	PG_EVENT_PEER_DOWN,   /* it has ended or was given up: peer, status, text */
+	PG_EVENT_PEER_SILENT, /* its heartbeat is missing; it is not known to be dead: peer */
+	PG_EVENT_NIC_UP,      /* nic */
+	PG_EVENT_NIC_DOWN,    /* nic, status, text */
+	PG_EVENT_WATCH,       /* a watched word changed: cookie, old_value, value */
 };
+
+/* News of a peer or a NIC that nobody has polled is replaced by later news of the same one. */
 
 struct pg_event {
 	uint32_t kind;
@@ -228,6 +308,8 @@ struct pg_event {
 	const void *data;
 	uint32_t len;
 	uint32_t imm;
+	uint32_t nic;
+	uint64_t old_value, value;
 	char text[PG_ERROR_MAX]; /* valid when status is not 0: names peer, NIC and cause */
 };
 
@@ -249,7 +331,11 @@ enum pg_opcode {
 	PG_OP_SCATTER,   /* one slice to each of many regions */
 	PG_OP_BARRIER,   /* an immediate to each of many peers */
 	PG_OP_SEND,      /* a message to a peer's receive pool */
+	PG_OP_FENCE,     /* ends when nothing submitted before it can land at a peer any more */
 };
+
+/* The operation ends only when its payload is visible at the peer, counted or not. */
+#define PG_REMOTE_VISIBLE 1
 
 enum pg_spread {
 	PG_SPREAD_BYTES, /* large slices are split over the NICs, small ones go round-robin */
@@ -288,19 +374,24 @@ struct pg_scatter_dst {
 };
 
 /* Takes one of max_ops per destination. status, if not NULL, gets one entry per destination and is
- * valid at completion; it is borrowed until then. */
+ * valid at completion; it is borrowed until then. Refused whole, with no status, if a destination is
+ * known to be gone when it is submitted. With a group, -EINVAL at completion if dsts[i] is not member
+ * i's. */
 struct pg_scatter {
 	pg_mr_t src;
 	const struct pg_scatter_dst *dsts;
 	uint32_t n;
 	int32_t spread; /* enum pg_spread */
 	int32_t *status;
+	pg_peer_group_t group; /* or 0; else dsts[i] must be a region of its member i */
 };
 
+/* To peers, or to all of a group (then n is 0). */
 struct pg_barrier {
 	const pg_peer_t *peers;
 	uint32_t n;
-	int32_t *status;
+	int32_t *status; /* one per peer */
+	pg_peer_group_t group;
 };
 
 struct pg_send {
@@ -309,9 +400,17 @@ struct pg_send {
 	uint32_t len;     /* <= pg_limits.max_msg */
 };
 
+/* Ends well also when the peer is known to be dead. -EHOSTUNREACH: it is lost, and may yet live and
+ * take what was on its way. */
+struct pg_fence {
+	pg_peer_t peer;
+};
+
 struct pg_op {
 	uint32_t opcode;
-	uint32_t imm; /* <= PG_IMM_MAX, or PG_NO_IMM: then the peer's engine sees nothing */
+	uint32_t imm;      /* <= PG_IMM_MAX, or PG_NO_IMM: then the peer's engine sees nothing */
+	uint32_t flags;    /* PG_REMOTE_VISIBLE */
+	uint32_t limit_ms; /* 0: op_limit_ns of the configuration */
 	struct pg_done done;
 	union {
 		struct pg_write write;
@@ -319,6 +418,7 @@ struct pg_op {
 		struct pg_scatter scatter;
 		struct pg_barrier barrier;
 		struct pg_send send;
+		struct pg_fence fence;
 	} u;
 };
 
@@ -346,6 +446,13 @@ int pg_submit_barrier(struct pg_group *group, const pg_peer_t *peers, uint32_t n
 		      uint64_t cookie, int32_t *flag, struct pg_error *err);
 int pg_submit_send(struct pg_group *group, pg_peer_t peer, const void *data, uint32_t len,
 		   uint64_t cookie, int32_t *flag, struct pg_error *err);
+int pg_fence_peer(struct pg_group *group, pg_peer_t peer, uint64_t cookie, int32_t *flag,
+		  struct pg_error *err);
+
+/* Takes back an operation, named by how its end is told: the flag, else the callback and its arg,
+ * else the cookie. What was not posted is dropped, what was is awaited; it then ends with -ECANCELED,
+ * or as it does if all of it was posted. -ENOENT: none in flight is told so. */
+int pg_cancel(struct pg_group *group, const struct pg_done *done);
 
 /* Adds count buffers of len bytes to the pool that arriving messages are copied into. A message
  * that finds no buffer waits at its sender. One longer than its buffer arrives cut, with -EMSGSIZE.
@@ -365,9 +472,34 @@ int pg_expect_imm(struct pg_group *group, uint32_t imm, uint64_t n, const struct
 /* The same, flag delivery. */
 int pg_expect_imm_flag(struct pg_group *group, uint32_t imm, uint64_t n, int32_t *flag,
 		       struct pg_error *err);
+
+/* Who will write: these peers, or all of a group (then n_peers is 0). Peer i owes owes[i] of the n
+ * writes; owes NULL: all the same, n being a multiple of their number. */
+struct pg_from {
+	const pg_peer_t *peers;
+	const uint64_t *owes;
+	uint32_t n_peers;
+	pg_peer_group_t group;
+};
+/* The same as pg_expect_imm, and ends with -EHOSTDOWN as soon as one of them dies, or is dead, that
+ * still owes writes. Tells peers apart as long as every expectation on this imm does. */
+int pg_expect_imm_from(struct pg_group *group, uint32_t imm, uint64_t n, const struct pg_from *from,
+		       const struct pg_done *done, struct pg_error *err);
 int pg_imm_value(struct pg_group *group, uint32_t imm, uint64_t *value);
-/* Forgets the counter; an outstanding expectation ends with -ECANCELED. */
+/* Forgets the counter; an outstanding expectation ends with -ECANCELED. Writes that still come are
+ * not counted, until the immediate is expected or read again, or all who were peers then are gone. */
 int pg_free_imm(struct pg_group *group, uint32_t imm);
+
+/* ---- Watchers ------------------------------------------------------------------------------- */
+
+/* A 64-bit word, 0 at first, that a CPU or a GPU sets with a plain aligned store. Each change is told
+ * as PG_EVENT_WATCH by done, whose flag is not used; changes may coalesce, the last value is never
+ * lost. A sleeping engine looks once in a millisecond at the latest. -ENOSPC. */
+int pg_alloc_watcher(struct pg_group *group, const struct pg_done *done, uint64_t **word,
+		     pg_watcher_t *watcher, struct pg_error *err);
+/* Stores a value there with release semantics and has it looked at soon. */
+int pg_watcher_set(struct pg_group *group, pg_watcher_t watcher, uint64_t value);
+int pg_free_watcher(struct pg_group *group, pg_watcher_t watcher);
 
 /* ---- Progress ------------------------------------------------------------------------------ */
 
@@ -383,6 +515,13 @@ int pg_poll_events(struct pg_group *group, struct pg_event *events, unsigned max
 int pg_wait_events(struct pg_group *group, struct pg_event *events, unsigned max,
 		   uint64_t timeout_ns);
 int pg_wait_flags(struct pg_group *group, const int32_t *flags, unsigned n, uint64_t timeout_ns);
+
+/* For event loops: a file descriptor that is readable when there may be something, after
+ * pg_wait_arm. Then call pg_progress and look at flags and events. It belongs to the engine. */
+int pg_wait_fd(struct pg_group *group);
+/* 1: armed: look at flags once more, then sleep on the fd. 0: something is there already, which is
+ * also an event that nobody has polled: call pg_progress and take it first. */
+int pg_wait_arm(struct pg_group *group);
 
 #ifdef __cplusplus
 }

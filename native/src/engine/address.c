@@ -38,7 +38,7 @@ struct codec {
 
 /* The longest of each, field by field as below. */
 #define DOMAIN_LONGEST (1 + 15 + 1 + 64 + 4 + 4 + 4 + 2)
-#define ADDR_LONGEST (3 * 16 + 4 + 1 + PG_MAX_DOMAINS * DOMAIN_LONGEST + 1 + 63)
+#define ADDR_LONGEST (4 * 16 + 4 + 1 + PG_MAX_DOMAINS * DOMAIN_LONGEST + 2 + 1 + 16 * NET_HOSTS)
 #define DESC_LONGEST (16 + 4 + 4 + 3 * 8 + 1 + 1 + PG_MAX_DOMAINS * 8)
 
 static_assert(HEADER_LEN + ADDR_LONGEST + CRC_LEN <= PG_ADDR_MAX, "every address fits");
@@ -150,7 +150,11 @@ static void net_addr_fields(struct codec *c, struct net_addr *a)
 	a->n_domains = codec_small(c, a->n_domains, 1, PG_MAX_DOMAINS, "number of NICs");
 	for (unsigned i = 0; i < a->n_domains; i++)
 		net_domain_fields(c, &a->domains[i]);
-	codec_string(c, a->control, sizeof(a->control), 0, "length of the control socket's name");
+	codec_bytes(c, a->unix_id, sizeof(a->unix_id));
+	a->port = codec_u16(c, a->port);
+	a->n_hosts = codec_small(c, a->n_hosts, 0, NET_HOSTS, "number of hosts");
+	for (unsigned i = 0; i < a->n_hosts; i++)
+		codec_bytes(c, a->hosts[i], sizeof(a->hosts[i]));
 }
 
 static void mr_desc_fields(struct codec *c, struct mr_desc *d)

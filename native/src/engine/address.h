@@ -10,6 +10,8 @@
 
 #include "pgctl/engine.h"
 
+#define NET_HOSTS 3
+
 /* One NIC of a group. */
 struct net_domain {
 	char transport[16];
@@ -29,7 +31,10 @@ struct net_addr {
 	uint32_t group;
 	uint32_t n_domains; /* 1..PG_MAX_DOMAINS */
 	struct net_domain domains[PG_MAX_DOMAINS];
-	char control[64]; /* abstract unix socket without its leading NUL; may be empty */
+	uint8_t unix_id[16];          /* names the control socket on its host; zeros: none */
+	uint16_t port;                /* of control over TCP; 0: none */
+	uint32_t n_hosts;             /* 0..NET_HOSTS */
+	uint8_t hosts[NET_HOSTS][16]; /* IPv6, or IPv4 mapped into it */
 };
 
 enum mr_kind {

@@ -8,17 +8,20 @@
 #include <sys/mman.h>
 
 #include "engine/message.h"
+#include "engine/news.h"
 #include "engine/progress.h"
 
 int events_create(struct pg_group *g)
 {
-	uint32_t n = g->config->max_events;
+	uint32_t n = g->config->max_events, places = 2;
 	int rc = ring_init(&g->free_events, n);
 
 	if (rc)
 		return rc;
-	/* completions, and as many received messages */
-	rc = ring_init(&g->ready_events, 2 * n);
+	/* completions, as many received messages, and news */
+	while (places < 2 * n + news_places(g->config))
+		places *= 2;
+	rc = ring_init(&g->ready_events, places);
 	if (rc)
 		return rc;
 	g->events = mmap(NULL, n * sizeof(*g->events), PROT_READ | PROT_WRITE,
@@ -72,6 +75,8 @@ static void fill(struct pg_event *event, const struct pg_done *done, const struc
 	event->data = NULL;
 	event->len = 0;
 	event->imm = end->imm;
+	event->nic = 0;
+	event->old_value = event->value = 0;
 	event->text[0] = '\0';
 	if (end->status && end->text)
 		snprintf(event->text, sizeof(event->text), "%s", end->text);
@@ -81,17 +86,13 @@ static bool take_due(struct pg_group *g, struct imm_fired *fired)
 {
 	int rc;
 
-	if (g->worker_mode) /* see counters_enter */
-		imm_lock(g->imms);
+	counters_lock(g);
 	rc = imm_due(g->imms, fired);
-	if (g->worker_mode)
-		imm_unlock(g->imms);
+	counters_unlock(g);
 	return rc > 0;
 }
 
-/* What callbacks expect and has arrived already is told when they have returned: from within they
- * would nest as deep as there are writes. */
-static void deliver_due(struct pg_group *g)
+void deliver_due(struct pg_group *g)
 {
 	struct imm_fired fired;
 
@@ -99,7 +100,7 @@ static void deliver_due(struct pg_group *g)
 		return;
 	g->telling = true;
 	while (take_due(g, &fired))
-		deliver_fired(g, &fired);
+		deliver_fired(g, &fired, NULL);
 	g->telling = false;
 }
 
@@ -123,23 +124,56 @@ void deliver(struct pg_group *g, const struct pg_done *done, const struct ending
 	}
 }
 
-static void tell_fired(struct pg_group *g, const struct imm_fired *fired)
+static const char *why_fired(const struct imm_fired *fired, const char *why)
 {
+	if (fired->status == -ECANCELED)
+		return "the counter was freed";
+	return fired->status == -ESHUTDOWN ? "the engine is shutting down" : why;
+}
+
+/* Says how far it had come, when it ends without. */
+void tell_fired(struct pg_group *g, const struct imm_fired *fired, const char *why)
+{
+	char text[PG_ERROR_MAX];
 	struct ending end = {
 		.kind = PG_EVENT_IMM,
 		.status = fired->status,
 		.imm = fired->imm,
-		.text = fired->status == -ECANCELED ? "the counter was freed"
-						    : "the engine is shutting down",
+		.text = text,
 	};
 
+	if (__builtin_expect(fired->status, 0)) {
+		const char *cause = why_fired(fired, why);
+
+		snprintf(text, sizeof(text), "%ju of %ju writes with immediate %#x: %.160s",
+			 (uintmax_t)fired->have, (uintmax_t)fired->want, fired->imm,
+			 cause ? cause : strerror(-fired->status));
+	}
 	deliver(g, &fired->done, &end);
 }
 
-void deliver_fired(struct pg_group *g, const struct imm_fired *fired)
+/* The tag of an expectation is the group of peers that it names, or 0. */
+void deliver_fired(struct pg_group *g, const struct imm_fired *fired, const char *why)
 {
-	tell_fired(g, fired);
+	struct peer_group *pg = (struct peer_group *)(uintptr_t)fired->tag;
+
+	if (pg)
+		handle_unref(&pg->h);
+	tell_fired(g, fired, why);
 	g->delivered = true;
+}
+
+/* A receive buffer or a place of news as an event; false: it is no news any more. */
+static bool take_place(struct pg_group *g, uint32_t i, struct pg_event *event)
+{
+	uint32_t n = g->config->max_events;
+
+	if (i < 2 * n) {
+		memcpy(event, &g->recvs[i - n].event, sizeof(*event));
+		return true;
+	}
+	news_take(g, i - 2 * n, event);
+	return event->kind != 0;
 }
 
 static unsigned take_events(struct pg_group *g, struct pg_event *events, unsigned max)
@@ -148,24 +182,29 @@ static unsigned take_events(struct pg_group *g, struct pg_event *events, unsigne
 	uint32_t i;
 
 	while (n < max && ring_pop(&g->ready_events, &i)) {
-		const struct pg_event *e = i < g->config->max_events
-						   ? &g->events[i]
-						   : &g->recvs[i - g->config->max_events].event;
+		const struct pg_event *e = &g->events[i];
 
+		if (i >= g->config->max_events) {
+			n += take_place(g, i, &events[n]);
+			continue;
+		}
+		/* the sentence only if there is one */
 		memcpy(&events[n], e, e->status ? sizeof(*e) : offsetof(struct pg_event, text));
 		if (!e->status)
 			events[n].text[0] = '\0';
 		n++;
-		if (i < g->config->max_events)
-			ring_put(&g->free_events, i);
+		ring_put(&g->free_events, i);
 	}
 	return n;
 }
 
 int pg_poll_events(struct pg_group *g, struct pg_event *events, unsigned max)
 {
-	unsigned n = take_events(g, events, max);
+	unsigned n;
 
+	if (group_forked(g))
+		return -ESTALE;
+	n = take_events(g, events, max);
 	if (n == 0 && pg_progress(g) > 0)
 		n = take_events(g, events, max);
 	return (int)n;
@@ -190,6 +229,8 @@ int pg_wait_events(struct pg_group *g, struct pg_event *events, unsigned max, ui
 	struct events_wait w = { .events = events, .max = max };
 	int rc;
 
+	if (group_forked(g))
+		return -ESTALE;
 	if (max == 0)
 		return -EINVAL;
 	rc = group_wait(g, have_events, &w, timeout_ns);
@@ -217,91 +258,5 @@ int pg_wait_flags(struct pg_group *g, const int32_t *flags, unsigned n, uint64_t
 {
 	struct flags_wait w = { .flags = flags, .n = n };
 
-	return group_wait(g, flags_set, &w, timeout_ns);
-}
-
-/* ---- Counters: the table is its own, telling is ours ---- */
-
-/* With a worker the table has a lock of its own, since callers shall not wait for the worker; inline
- * the progress lock does, which saves the hot path one. */
-static void counters_enter(struct pg_group *g)
-{
-	if (g->worker_mode)
-		imm_lock(g->imms);
-	else
-		group_enter(g);
-}
-
-/* Tells of the expectation that ended meanwhile, if any. Inline, the holder of the lock may be about
- * to sleep until just that, so it is told before the lock is let go. */
-static void counters_leave(struct pg_group *g, const struct imm_fired *fired)
-{
-	if (g->worker_mode) {
-		imm_unlock(g->imms);
-		if (!fired)
-			return;
-		if (!fired->done.callback) {
-			tell_fired(g, fired);
-			group_wake(g);
-			return;
-		}
-		group_enter(g);
-	}
-	if (fired)
-		deliver_fired(g, fired);
-	group_leave(g);
-}
-
-int pg_expect_imm(struct pg_group *g, uint32_t imm, uint64_t n, const struct pg_done *done,
-		  struct pg_error *err)
-{
-	struct imm_fired fired;
-	struct pg_done d = *done;
-	int rc;
-
-	/* For callbacks: one that always expects more would keep destroy from its end. relaxed:
-	 * what is armed at the last moment is cancelled. */
-	if (atomic_load_explicit(&g->stopping, memory_order_relaxed))
-		return error_set(err, -ESHUTDOWN, "the engine is shutting down");
-	rc = done_prepare(g, &d);
-	if (rc)
-		return error_set(err, rc, "%u events are waiting to be polled; no room for more",
-				 g->config->max_events);
-	counters_enter(g);
-	rc = imm_expect(g->imms, imm, n, &d, group_in_callback(g) ? NULL : &fired, err);
-	counters_leave(g, rc > 0 ? &fired : NULL);
-	if (rc < 0)
-		done_abandon(g, &d);
-	return rc < 0 ? rc : 0;
-}
-
-int pg_expect_imm_flag(struct pg_group *g, uint32_t imm, uint64_t n, int32_t *flag,
-		       struct pg_error *err)
-{
-	struct pg_done done = { .flag = flag };
-
-	return pg_expect_imm(g, imm, n, &done, err);
-}
-
-int pg_imm_value(struct pg_group *g, uint32_t imm, uint64_t *value)
-{
-	if (imm > PG_IMM_MAX)
-		return -EINVAL;
-	counters_enter(g);
-	*value = imm_value(g->imms, imm);
-	counters_leave(g, NULL);
-	return 0;
-}
-
-int pg_free_imm(struct pg_group *g, uint32_t imm)
-{
-	struct imm_fired fired;
-	int rc;
-
-	if (imm > PG_IMM_MAX)
-		return -EINVAL;
-	counters_enter(g);
-	rc = imm_free(g->imms, imm, &fired); /* -ENOENT: one at 0 may be forgotten already */
-	counters_leave(g, rc > 0 ? &fired : NULL);
-	return 0;
+	return group_forked(g) ? -ESTALE : group_wait(g, flags_set, &w, timeout_ns);
 }

@@ -3,13 +3,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "util/clock.h"
+#include "util/fork_fds.h"
+#include "util/log.h"
 #include "util/random.h"
 
 #define MAX_GROUPS 64
+#define DAY_NS (86400ull * 1000000000)
 
 const char *pg_version(void)
 {
@@ -41,7 +47,9 @@ int pg_config_init(struct pg_config *config, struct pg_error *err)
 							  .domains = { { .cpu = -1 } },
 							  .worker_cpu = -1 };
 	uint64_t ops = 4096, events = 8192, unclaimed = 65536, peers = 1024, regions = 4096;
-	uint64_t timeout_ms = 30000, spin_us = UINT64_MAX, busy = 0;
+	uint64_t timeout_ms = 30000, limit_ms = 0, spin_us = UINT64_MAX, busy = 0;
+	uint64_t heartbeat_ms = 1000, silent_ms = 3000, dead_ms = 3500, goodbye_ms = 1000;
+	const char *control = getenv("PGCTL_CONTROL");
 	int rc;
 
 	if ((rc = from_env("PGCTL_MAX_OPS", &ops, 1u << 20, err)) ||
@@ -50,6 +58,11 @@ int pg_config_init(struct pg_config *config, struct pg_error *err)
 	    (rc = from_env("PGCTL_MAX_PEERS", &peers, 1u << 16, err)) ||
 	    (rc = from_env("PGCTL_MAX_REGIONS", &regions, 1u << 20, err)) ||
 	    (rc = from_env("PGCTL_OP_TIMEOUT_MS", &timeout_ms, 86400000, err)) ||
+	    (rc = from_env("PGCTL_OP_LIMIT_MS", &limit_ms, 86400000, err)) ||
+	    (rc = from_env("PGCTL_HEARTBEAT_MS", &heartbeat_ms, 3600000, err)) ||
+	    (rc = from_env("PGCTL_SILENT_MS", &silent_ms, 86400000, err)) ||
+	    (rc = from_env("PGCTL_DEAD_MS", &dead_ms, 86400000, err)) ||
+	    (rc = from_env("PGCTL_GOODBYE_MS", &goodbye_ms, 3600000, err)) ||
 	    (rc = from_env("PGCTL_SPIN_US", &spin_us, 1000000, err)) ||
 	    (rc = from_env("PGCTL_BUSY_POLL", &busy, 1, err)))
 		return rc;
@@ -62,9 +75,18 @@ int pg_config_init(struct pg_config *config, struct pg_error *err)
 		.max_peers = (uint32_t)peers,
 		.max_regions = (uint32_t)regions,
 		.op_timeout_ns = timeout_ms * 1000000,
+		.op_limit_ns = limit_ms * 1000000,
+		.heartbeat_ns = heartbeat_ms * 1000000,
+		.silent_ns = silent_ms * 1000000,
+		.dead_ns = dead_ms * 1000000,
+		.goodbye_ns = goodbye_ms * 1000000,
 		.spin_ns = spin_us == UINT64_MAX ? PG_SPIN_AUTO : spin_us * 1000,
 		.busy_poll = busy,
 	};
+	if (control && strlen(control) >= sizeof(config->control))
+		return error_set(err, -EINVAL, "PGCTL_CONTROL is longer than %zu characters",
+				 sizeof(config->control) - 1);
+	snprintf(config->control, sizeof(config->control), "%s", control ? control : "");
 	return 0;
 }
 
@@ -86,6 +108,23 @@ static int check_config(const struct pg_config *c, struct pg_error *err)
 		return error_set(err, -EINVAL, "max_regions %u; 1 to 2^20", c->max_regions);
 	if (c->op_timeout_ns == 0)
 		return error_set(err, -EINVAL, "op_timeout_ns is 0: nothing could ever succeed");
+	if (c->heartbeat_ns == 0)
+		return error_set(err, -EINVAL, "heartbeat_ns is 0");
+	if (c->silent_ns < 2 * c->heartbeat_ns)
+		return error_set(err, -EINVAL,
+				 "silent_ns %llu is less than two heartbeats of %llu: every peer "
+				 "would be called unresponsive",
+				 (unsigned long long)c->silent_ns,
+				 (unsigned long long)c->heartbeat_ns);
+	if (c->dead_ns < 1000000)
+		return error_set(err, -EINVAL, "dead_ns %llu; at least a millisecond",
+				 (unsigned long long)c->dead_ns);
+	if (c->heartbeat_ns > DAY_NS || c->silent_ns > DAY_NS || c->dead_ns > DAY_NS ||
+	    c->goodbye_ns > DAY_NS)
+		return error_set(err, -EINVAL,
+				 "heartbeat, silent, dead or goodbye_ns is more than a day");
+	if (!memchr(c->control, 0, sizeof(c->control)))
+		return error_set(err, -EINVAL, "control is not a string");
 	return 0;
 }
 
@@ -114,6 +153,60 @@ static void read_host_id(uint8_t host[16])
 	close(fd);
 }
 
+/* ---- Fork ---- */
+
+/* Engines of the process. Held over a fork, so that the child finds the list whole. */
+static pthread_mutex_t engines_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct list engines = { &engines, &engines };
+static pthread_once_t watch_forks = PTHREAD_ONCE_INIT;
+
+static void before_fork(void)
+{
+	pthread_mutex_lock(&engines_lock);
+	log_before_fork();
+}
+
+static void after_fork(void)
+{
+	log_after_fork();
+	pthread_mutex_unlock(&engines_lock);
+}
+
+static void in_child(void)
+{
+	for (struct list *l = engines.next; l != &engines; l = l->next) {
+		struct pg_engine *e = LIST_ENTRY(l, struct pg_engine, link);
+
+		for (unsigned i = 0; i < e->n_groups; i++)
+			e->groups[i]->forked = true;
+	}
+	list_init(&engines);
+	fork_fds_close(); /* else our peers would not see that the parent has died */
+	after_fork();
+}
+
+static void register_handlers(void)
+{
+	pthread_atfork(before_fork, after_fork, in_child);
+}
+
+static void engines_add(struct pg_engine *e)
+{
+	pthread_once(&watch_forks, register_handlers);
+	pthread_mutex_lock(&engines_lock);
+	list_append(&engines, &e->link);
+	pthread_mutex_unlock(&engines_lock);
+}
+
+static void engines_remove(struct pg_engine *e)
+{
+	pthread_mutex_lock(&engines_lock);
+	list_remove(&e->link);
+	pthread_mutex_unlock(&engines_lock);
+}
+
+/* ---- Making and ending ---- */
+
 int pg_engine_create(const struct pg_config *config, struct pg_engine **engine,
 		     struct pg_error *err)
 {
@@ -138,6 +231,8 @@ int pg_engine_create(const struct pg_config *config, struct pg_engine **engine,
 	/* Never, and still never when it is added to the time. */
 	if (e->config.op_timeout_ns > INT64_MAX)
 		e->config.op_timeout_ns = INT64_MAX;
+	if (e->config.op_limit_ns > INT64_MAX)
+		e->config.op_limit_ns = INT64_MAX;
 	if ((rc = random_bytes(e->incarnation, sizeof(e->incarnation))) ||
 	    (rc = random_bytes(e->token, sizeof(e->token)))) {
 		error_set(err, rc, "cannot read random bytes: %s", strerror(-rc));
@@ -150,6 +245,7 @@ int pg_engine_create(const struct pg_config *config, struct pg_engine **engine,
 		if (rc)
 			goto err_groups;
 	}
+	engines_add(e);
 	*engine = e;
 	return 0;
 err_groups:
@@ -162,15 +258,34 @@ err_free:
 	return rc;
 }
 
+/* A peer that makes no progress does not hang up, and in all likelihood does not write either. */
+static void say_goodbye(struct pg_engine *e)
+{
+	uint64_t end = clock_ns() + e->config.goodbye_ns;
+	bool waits = true;
+
+	for (unsigned i = 0; i < e->n_groups; i++)
+		group_goodbye(e->groups[i]);
+	while (waits && clock_ns() < end) {
+		waits = false;
+		for (unsigned i = 0; i < e->n_groups; i++)
+			waits |= group_parting(e->groups[i]);
+	}
+}
+
 int pg_engine_destroy(struct pg_engine *e)
 {
 	if (!e)
 		return 0;
+	if (e->n_groups && group_forked(e->groups[0]))
+		return -ESTALE;
 	for (unsigned i = 0; i < e->n_groups; i++)
 		if (group_in_callback(e->groups[i]))
 			return -EDEADLK;
+	engines_remove(e);
 	for (unsigned i = 0; i < e->n_groups; i++)
 		group_stop(e->groups[i]);
+	say_goodbye(e);
 	for (unsigned i = 0; i < e->n_groups; i++)
 		group_free(e->groups[i]);
 	free(e);

@@ -6,6 +6,7 @@
 
 /* Groups share the configuration and who they are. */
 struct pg_engine {
+	struct list link; /* of all in this process */
 	struct pg_config config;
 	uint8_t incarnation[16];
 	uint8_t token[16];

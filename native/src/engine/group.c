@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -14,13 +15,21 @@
 #include "engine/handshake.h"
 #include "engine/memory.h"
 #include "engine/message.h"
+#include "engine/news.h"
 #include "engine/op.h"
 #include "engine/peer.h"
+#include "engine/peer_group.h"
 #include "engine/progress.h"
+#include "engine/regions.h"
+#include "engine/wait_fd.h"
+#include "engine/watcher.h"
+#include "util/clock.h"
 #include "util/futex.h"
 
 #define SPARE_CORES 3 /* two ranks and a worker */
 #define SPIN_NS 50000
+#define GOODBYE_POLL_NS 200000
+#define LEAVING "the engine is shutting down"
 
 /* ---- Callbacks ---- */
 
@@ -114,6 +123,7 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 	net->addr_len = (uint8_t)len;
 	net->link_mbit_s = config->link_mbit_s ? config->link_mbit_s
 					       : (uint32_t)d->caps.link_mbit_s;
+	net->rail = config->rail ? config->rail : d->rail;
 	g->domains[i] = d;
 	g->addr.n_domains = ++g->n_domains;
 	return 0;
@@ -184,6 +194,8 @@ static void kick_ready(struct pg_group *g, struct watch *w, uint32_t events)
 
 static int open_epoll(struct pg_group *g)
 {
+	int rc;
+
 	g->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (g->epoll < 0)
 		return -errno;
@@ -191,7 +203,9 @@ static int open_epoll(struct pg_group *g)
 		(struct watch){ .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = kick_ready };
 	if (g->kick.fd < 0)
 		return -errno;
-	return watch_add(g, &g->kick, EPOLLIN);
+	g->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	rc = watch_add(g, &g->kick, EPOLLIN);
+	return rc ? rc : wait_fd_open(g);
 }
 
 static int make_tables(struct pg_group *g)
@@ -199,6 +213,8 @@ static int make_tables(struct pg_group *g)
 	int rc;
 
 	if ((rc = ops_create(g)) || (rc = events_create(g)) || (rc = messages_create(g)) ||
+	    (rc = news_create(g)) || (rc = watchers_create(g)) ||
+	    (rc = handles_init(&g->peer_groups, MAX_PEER_GROUPS, sizeof(struct peer_group))) ||
 	    (rc = imm_table_create(g->config->max_unclaimed, &g->imms)) ||
 	    (rc = handles_init(&g->mrs, g->config->max_regions, sizeof(struct mr))) ||
 	    (rc = handles_init(&g->rmrs, g->config->max_regions, sizeof(struct rmr))) ||
@@ -231,12 +247,17 @@ int group_create(struct pg_engine *e, unsigned index, const struct pg_group_conf
 	if (!g)
 		return error_set(err, -ENOMEM, "no memory for a group");
 	g->config = &e->config;
-	g->epoll = g->kick.fd = g->listener.fd = -1;
+	g->epoll = g->kick.fd = g->listener.fd = g->tcp_listener.fd = g->timer.fd = -1;
+	g->notify = g->wait_fd = g->spare = -1;
+	g->rail_only = config->rail_only;
 	g->worker_cpu = config->worker_cpu;
 	g->worker_mode = choose_worker(config->progress);
 	g->spin_ns = choose_spin(g->config->spin_ns, g->worker_mode);
 	list_init(&g->active);
 	list_init(&g->dirty);
+	list_init(&g->lingering);
+	list_init(&g->leaving);
+	list_init(&g->ending);
 	list_init(&g->streams);
 	memcpy(g->addr.incarnation, e->incarnation, sizeof(e->incarnation));
 	memcpy(g->addr.token, e->token, sizeof(e->token));
@@ -292,36 +313,71 @@ static void cancel_expectations(struct pg_group *g)
 		imm_unlock(g->imms);
 		for (unsigned i = 0; i < n; i++) {
 			fired[i].status = -ESHUTDOWN;
-			deliver_fired(g, &fired[i]);
+			deliver_fired(g, &fired[i], NULL);
 		}
 	} while (n > 0);
+}
+
+static void close_fds(const int *fds, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
+
+void group_goodbye(struct pg_group *g)
+{
+	lock_acquire(&g->progress);
+	while (group_start_submitted(g) > 0)
+		;
+	peers_flush(g);
+	g->now = clock_ns();
+	handshake_bye(g);
+	peers_down(g, -ESHUTDOWN, LEAVING);
+	lock_release(&g->progress);
+}
+
+bool group_parting(struct pg_group *g)
+{
+	bool waits;
+
+	lock_acquire(&g->progress);
+	group_round(g);
+	watches_serve(g, GOODBYE_POLL_NS);
+	g->now = clock_ns();
+	waits = holders_of_caller_memory(g);
+	lock_release(&g->progress);
+	return waits;
+}
+
+static void leave_all(struct pg_group *g)
+{
+	peers_close(g, -ESHUTDOWN, LEAVING);
+	while (!list_empty(&g->streams))
+		control_close(g, LIST_ENTRY(g->streams.next, struct stream, link));
+	cancel_expectations(g);
+	remote_close(g);
+	memory_close(g);
 }
 
 /* Also of a half-made group: what was not made is zero or -1. */
 void group_free(struct pg_group *g)
 {
-	uint32_t slot;
-
 	if (g->peers.slots) {
 		lock_acquire(&g->progress);
-		while (ring_pop(&g->submitted, &slot))
-			op_start(g, &g->ops[slot]);
-		peers_flush(g);
-		handshake_bye(g);
-		peers_close(g, -ESHUTDOWN, "the engine is shutting down");
-		cancel_expectations(g);
-		remote_close(g);
-		memory_close(g);
+		leave_all(g);
 		lock_release(&g->progress);
 	}
 	for (unsigned i = 0; i < g->n_domains; i++)
 		g->domains[i]->transport->close(g->domains[i]);
-	if (g->listener.fd >= 0)
-		close(g->listener.fd);
-	if (g->kick.fd >= 0)
-		close(g->kick.fd);
-	if (g->epoll >= 0)
-		close(g->epoll);
+	watch_close(g, &g->listener);
+	watch_close(g, &g->tcp_listener);
+	close_fds((const int[]){ g->kick.fd, g->timer.fd, g->wait_fd != g->notify ? g->wait_fd : -1,
+				 g->notify, g->spare, g->epoll },
+		  6);
+	peer_groups_close(g);
+	watchers_destroy(g);
+	news_destroy(g);
 	handles_fini(&g->peers);
 	handles_fini(&g->rmrs);
 	handles_fini(&g->mrs);
@@ -334,10 +390,20 @@ void group_free(struct pg_group *g)
 
 /* ---- Facts ---- */
 
+int group_stale(struct pg_error *err)
+{
+	return error_set(
+		err, -ESTALE,
+		"this engine belongs to the process that was forked: make another one here");
+}
+
 int pg_limits(struct pg_group *g, struct pg_limits *limits)
 {
-	const struct pg_caps *c = &g->domains[0]->caps;
+	const struct pg_caps *c;
 
+	if (group_forked(g))
+		return -ESTALE;
+	c = &g->domains[0]->caps;
 	*limits = (struct pg_limits){
 		.n_domains = g->n_domains,
 		.max_ops = g->config->max_ops,
@@ -346,17 +412,8 @@ int pg_limits(struct pg_group *g, struct pg_limits *limits)
 		.max_write = c->max_write,
 		.split_min = c->split_min,
 		.progress = g->worker_mode ? PG_PROGRESS_WORKER : PG_PROGRESS_INLINE,
+		.caps = *c,
 	};
 	memcpy(limits->transport, g->addr.domains[0].transport, sizeof(limits->transport));
-	return 0;
-}
-
-int pg_stats(struct pg_group *g, unsigned domain, struct pg_domain_stats *stats)
-{
-	if (domain >= g->n_domains)
-		return -EINVAL;
-	group_enter(g);
-	*stats = g->domains[domain]->stats;
-	group_leave(g);
 	return 0;
 }

@@ -17,6 +17,7 @@
 #include "engine/address.h"
 #include "engine/handle.h"
 #include "engine/imm_counter.h"
+#include "engine/pair.h"
 #include "engine/shard.h"
 #include "transport/transport.h"
 #include "util/error.h"
@@ -25,8 +26,9 @@
 #include "util/ring.h"
 
 #define NO_OP UINT32_MAX
-#define MAX_CONNS PG_MAX_DOMAINS
+#define MAX_LANES PG_MAX_DOMAINS
 #define POLL_BATCH 64
+#define SCHEDULE 32 /* a power of two: turns of unsplit writes, in proportion to weights */
 #define OP_CACHE 128
 
 /* ---- Things that epoll watches ---- */
@@ -42,16 +44,19 @@ struct mr {
 	struct handle h;
 	_Atomic uint64_t
 		len;     /* any thread, relaxed: valid if the generation still matches afterwards */
-	uint64_t region; /* random: what peers ask for */
+	uint64_t region; /* random: what peers ask for; 0: the slot is free */
+	uint32_t generation; /* what its descriptor says */
 	struct memory memory;
 	uint64_t lkeys[PG_MAX_DOMAINS], keys[PG_MAX_DOMAINS];
+	struct list holders; /* peers that may write there; each is one of h.refs */
+	bool revoked;        /* no peer gets it any more */
 };
 
 enum rmr_state {
-	RMR_KNOWN, /* must be mapped before the first write */
+	RMR_KNOWN, /* its owner does not know yet that we may write there */
 	RMR_ASKED, /* the owner was asked for it */
 	RMR_READY,
-	RMR_FAILED,
+	RMR_FAILED, /* revoked, or its owner is gone */
 };
 
 struct rmr {
@@ -60,7 +65,13 @@ struct rmr {
 	_Atomic uint32_t state; /* enum rmr_state; waiters read it: release/acquire */
 	struct peer *peer;
 	struct mr_desc desc;
+	uint64_t cookie; /* its handle, also after it was released */
 	void *mapped;
+	bool exposed;        /* the caller has `mapped`: it stays until released */
+	bool claimed;        /* the owner counts us among its holders */
+	bool released;       /* the slot is free once the owner has been told */
+	struct list leaving; /* in group.leaving until nothing of ours can land there */
+	uint64_t marks[PG_MAX_CONNS];
 	int32_t status;
 	char reason[PG_ERROR_MAX];
 };
@@ -74,15 +85,30 @@ enum peer_state {
 	PEER_DOWN,
 };
 
+/* What is left to do of a peer that is down; see peers_end. */
+enum peer_end {
+	END_POLL,  /* take what it has sent before */
+	END_CLOSE, /* take the messages that there was no room for */
+	END_OVER,
+};
+
 struct peer {
 	struct handle h;
 	_Atomic uint32_t
 		state; /* enum peer_state; waiters and submitters read it: release/acquire */
-	struct net_addr addr;
-	struct conn *conns[MAX_CONNS];
-	struct offer offers[MAX_CONNS]; /* ours, until attached */
+	struct conn *conns[PG_MAX_CONNS];
 	unsigned n_conns;
-	unsigned next_conn;      /* round-robin of unsplit writes */
+	unsigned next_conn;         /* turn of unsplit writes in */
+	uint8_t schedule[SCHEDULE]; /* connections */
+	struct spread {             /* of split writes: a share per NIC of the side with more */
+		unsigned n;
+		struct {
+			uint8_t first, n; /* connections of that NIC, which take turns */
+			uint32_t weight;  /* of all of them */
+		} lanes[MAX_LANES];
+	} spread;
+	int64_t turns[PG_MAX_CONNS]; /* credit of each in its lane's rotation */
+	struct pair_edge edges[PG_MAX_CONNS];
 	struct list ready;       /* operations with something to post; served in turn */
 	struct list waiting;     /* operations that only wait for the transport */
 	struct list active;      /* in group.active while `ready` is not empty */
@@ -91,9 +117,30 @@ struct peer {
 	uint32_t n_blocked;      /* operations of `ready` in a row that could not be posted */
 	uint32_t dirty;          /* bit per conn: posted to since the last flush */
 	struct list dirty_link;  /* in group.dirty while dirty != 0 */
+	struct list ending;      /* in group.ending once it is down, until it is over */
+	uint32_t end;            /* enum peer_end */
+	uint32_t end_round;      /* the last round in which something came of it */
+	uint32_t end_rounds;     /* in how many something has come of it since */
+	uint64_t end_since;
+	uint64_t serial;    /* rises with every peer that can write to us */
+	uint32_t n_holders; /* regions of ours that it may write to */
+	uint64_t heard;     /* when its last control message came */
+	uint32_t max_msg;
+	pair_reach reach; /* cells that may be used; both sides' in the end */
+	uint8_t route;    /* next way to reach its control stream; see control_connect */
+	bool greeted;     /* our HELLO with this reach is on its way */
+	bool attached;    /* our half of each connection knows the other one; */
+	bool peer_ready;  /* so does the peer's */
+	bool local;       /* on this host */
+	bool silent;      /* its heartbeat is missing */
+	bool dead;        /* its process is known to have ended */
+	bool unplaced;    /* what we sent may land after we gave it up */
+	bool unheard;     /* we have cut a stream, and so shall not hear it hang up */
 	pid_t pid;
 	int32_t status;
 	char reason[PG_ERROR_MAX];
+	struct net_addr addr;
+	struct offer offers[PG_MAX_CONNS]; /* ours, until attached */
 };
 
 /* ---- Operations ---- */
@@ -108,6 +155,9 @@ struct lane {
 	uint32_t inflight; /* posted, not yet done */
 	uint32_t wire_imm;
 	unsigned conn;
+	uint64_t mark; /* of transport->visible */
+	bool cut;      /* not all of it was posted, */
+	bool failed;   /* or not all of that has ended well: it has not been counted */
 };
 
 struct op {
@@ -119,13 +169,21 @@ struct op {
 	int32_t status;
 	int32_t spread; /* enum pg_spread, of a child of a scatter */
 	unsigned n_lanes;
+	bool live;   /* started and not completed */
+	bool asked;  /* of a fence: the peer was asked, */
+	bool fenced; /* and has answered */
 	struct pg_op desc;
 	struct peer *peer;
 	struct mr *mr;
 	struct rmr *rmr;
-	struct list link;  /* in peer.ready or peer.waiting */
-	uint64_t deadline; /* 0: to be set by the next scan; see peers_scan_deadlines */
-	struct lane lanes[MAX_CONNS];
+	struct peer_group *group; /* of a scatter or barrier; or NULL */
+	struct list link;         /* in peer.ready or peer.waiting */
+	struct list linger;       /* in group.lingering: ends when something has become visible */
+	uint64_t serial;          /* rises with every operation that is started */
+	uint64_t deadline;        /* 0: to be set by the next scan; see peers_scan_deadlines */
+	uint64_t limit;           /* likewise, but never moved */
+	struct lane lanes[MAX_LANES];
+	uint64_t marks[PG_MAX_CONNS]; /* of a fence: of transport->visible */
 	char text[PG_ERROR_MAX];
 };
 
@@ -138,10 +196,35 @@ struct recv_buffer {
 	uint8_t *data;
 };
 
+/* ---- News: what is told of things that stay, so that only the latest is kept ---- */
+
+struct news {
+	bool queued;
+	struct pg_event event;
+};
+
+/* ---- Watched words ---- */
+
+struct watcher {
+	struct handle h;
+	_Atomic uint64_t *word;
+	uint64_t seen;
+	struct pg_done done;
+};
+
+/* ---- Peers that are addressed together ---- */
+
+struct peer_group {
+	struct handle h; /* refs: operations and expectations that use it */
+	_Atomic uint32_t n;
+	pg_peer_t *peers;
+};
+
 /* ---- The group ---- */
 
 struct pg_group {
 	const struct pg_config *config;
+	bool forked; /* this is a child's copy: nothing works */
 	unsigned n_domains;
 	struct domain *domains[PG_MAX_DOMAINS];
 	bool worker_mode;
@@ -151,7 +234,7 @@ struct pg_group {
 	struct ring submitted; /* op slots on their way to the lock's holder */
 	struct ring free_ops;
 	struct ring free_events;  /* indices into events */
-	struct ring ready_events; /* those, or max_events + index into recvs */
+	struct ring ready_events; /* those, or an index into recvs or news; see completion.h */
 	struct ring free_recvs;   /* indices into recvs, empty buffers */
 	struct imm_table *imms;
 	_Atomic uint32_t sleeping; /* the holder sleeps in epoll: kick it */
@@ -160,6 +243,9 @@ struct pg_group {
 	_Atomic uint32_t wake_seq; /* futex: rises when something completed */
 	_Atomic uint32_t inside;   /* threads in a wait */
 	_Atomic uint32_t stopping;
+	_Atomic uint32_t armed; /* somebody sleeps on wait_fd */
+	struct lock news_lock;
+	struct news *news;
 
 	struct op *ops;
 	uint8_t *messages; /* PG_MSG_MAX per op: payload of sends that must wait */
@@ -170,34 +256,63 @@ struct pg_group {
 
 	uint32_t cached_op; /* stack of free ops that stays hot */
 	uint32_t n_cached;
-	uint32_t n_live;    /* operations started and not completed */
-	struct list active; /* peers with ready operations */
-	struct list dirty;  /* peers to flush */
-	struct handles mrs, rmrs, peers;
-	uint64_t now, next_scan, next_control;
+	uint32_t n_live;       /* operations started and not completed */
+	struct list active;    /* peers with ready operations */
+	struct list dirty;     /* peers to flush */
+	struct list lingering; /* operations that wait for visibility, or are fences */
+	struct list leaving;   /* imported regions that are being given back */
+	struct list ending;    /* peers that are down, with something left to do */
+	struct handles mrs, rmrs, peers, peer_groups, watchers;
+	uint64_t *words; /* of the watchers, a line each */
+	uint64_t now, next_scan, next_control, next_beat;
 	uint64_t spin_ns;
+	uint64_t last_poll; /* coarse: see pg_progress */
+	uint64_t op_serial;
+	_Atomic uint64_t peer_serial; /* any thread */
+	uint64_t watch_ns;            /* a sleep with watched words ends after so long */
 	uint32_t rounds;
+	_Atomic uint32_t
+		n_writers; /* any thread: peers that can write to us, or could and may have */
+	uint32_t n_watchers;
 	bool delivered; /* something completed since the last wake */
 	bool no_room;   /* the last round found no buffer for a message */
 	bool calling;   /* in a callback, which is where the holder of the lock is then */
 	bool telling;   /* see deliver_due */
+	bool recheck;   /* see recheck_expectations */
 
 	/* control */
-	struct watch kick, listener;
+	struct watch kick, listener, tcp_listener, timer;
 	int epoll;
+	int spare;           /* closed to refuse somebody when there are no more descriptors */
+	int notify;          /* eventfd that tells who sleeps on wait_fd of what was delivered */
+	int wait_fd;         /* epoll over `epoll` and `notify`; with a worker, `notify` */
+	bool fd_armed;       /* the domains are armed for wait_fd */
 	unsigned handshakes; /* peers connecting or regions asked for */
 	struct net_addr addr;
 	struct list streams;
 	pthread_t worker;
 	bool worker_runs;
+	bool rail_only;
 	int worker_cpu;
 };
+
+/* -ESTALE, and that the engine belongs to another process. */
+int group_stale(struct pg_error *err);
+
+static inline bool group_forked(const struct pg_group *g)
+{
+	return __builtin_expect(g->forked, 0);
+}
 
 /* group.c */
 int group_create(struct pg_engine *engine, unsigned index, const struct pg_group_config *config,
 		 struct pg_group **group, struct pg_error *err);
-/* Phase 1 wakes and joins, phase 2 frees. All groups stop before the first is freed. */
+/* How it ends, each step in all groups of an engine before the next: wake and join; say goodbye and end
+ * what is owed; give peers time to see it, as long as one of them may write to memory of the caller;
+ * free. Only the first and the last are for a group that was not made whole. */
 void group_stop(struct pg_group *g);
+void group_goodbye(struct pg_group *g);
+bool group_parting(struct pg_group *g);
 void group_free(struct pg_group *g);
 
 /* Runs a callback, the progress lock being held, and knows that this thread is in one of this

@@ -1,336 +1,396 @@
 /* SPDX-License-Identifier: MIT
  *
- * HELLO carries the token of the one it is for, the address of the one it is from and its halves of
- * the connections. Who gets a HELLO from a peer it has not greeted answers with its own; who has
- * greeted already (both did at once) needs no answer: the crossing HELLO is one. Whichever comes
- * first is attached, the rest is ignored.
+ * HELLO carries the token of the one it is for, the address of the one it is from, which of its NICs
+ * it believes to reach which of the peer's, and its halves of the connections that follow from that.
+ * Each side greets the other; it does not matter who comes first, nor if both do at once, nor if it
+ * is said again.
+ *
+ * A side that knows of less reach than the other side said takes what both believe, pairs again
+ * and greets again; so the two agree in the end, as reach only shrinks. Who has attached the halves
+ * of a HELLO with the same reach says READY, and who is ready and has heard so is up: from then on
+ * neither can have to pair again, and nothing that is posted gets lost.
  */
 #include "engine/handshake.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "engine/memory.h"
+#include "engine/endpoint.h"
+#include "engine/fence.h"
+#include "engine/form.h"
+#include "engine/op.h"
+#include "engine/paths.h"
 #include "engine/peer.h"
-
-/* ---- Form ---- */
-
-static void put(struct control_msg *msg, const void *data, size_t len)
-{
-	/* The largest message is a HELLO of MAX_CONNS offers and an address: see the assertion
-	 * below. */
-	memcpy(msg->data + msg->len, data, len);
-	msg->len += (uint32_t)len;
-}
-
-_Static_assert(16 + 4 + PG_ADDR_MAX + MAX_CONNS * (4 + OFFER_BYTES) <= CONTROL_MAX, "a HELLO fits");
-
-static void put_offer(struct control_msg *msg, const struct offer *o)
-{
-	put(msg, &o->len, sizeof(o->len));
-	put(msg, &o->n_fds, sizeof(o->n_fds));
-	put(msg, o->bytes, o->len);
-	memcpy(msg->fds + msg->n_fds, o->fds, o->n_fds * sizeof(int));
-	msg->n_fds = (uint16_t)(msg->n_fds + o->n_fds);
-}
-
-struct reader {
-	const struct control_msg *msg;
-	uint32_t pos;
-	uint32_t fd;
-};
-
-/* NULL: the message ends before. */
-static const void *get(struct reader *r, size_t len)
-{
-	const void *at = r->msg->data + r->pos;
-
-	if (len > r->msg->len - r->pos)
-		return NULL;
-	r->pos += (uint32_t)len;
-	return at;
-}
-
-static bool get_offer(struct reader *r, struct offer *o, pid_t pid)
-{
-	const void *len = get(r, sizeof(o->len)), *n_fds = get(r, sizeof(o->n_fds)), *bytes;
-
-	if (!len || !n_fds)
-		return false;
-	memset(o, 0, sizeof(*o));
-	memcpy(&o->len, len, sizeof(o->len));
-	memcpy(&o->n_fds, n_fds, sizeof(o->n_fds));
-	o->pid = pid;
-	if (o->len > OFFER_BYTES || o->n_fds > OFFER_FDS || o->n_fds > r->msg->n_fds - r->fd)
-		return false;
-	bytes = get(r, o->len);
-	if (!bytes)
-		return false;
-	memcpy(o->bytes, bytes, o->len);
-	memcpy(o->fds, r->msg->fds + r->fd, o->n_fds * sizeof(int));
-	r->fd += o->n_fds;
-	return true;
-}
+#include "engine/regions.h"
+#include "util/log.h"
 
 /* ---- HELLO ---- */
 
-static int send_hello(struct pg_group *g, struct stream *s, struct peer *p, enum control_type type)
+/* What the sender can do; behind the token. */
+struct hello {
+	uint32_t features; /* none yet; what the receiver does not know it may ignore */
+	uint32_t max_msg;
+	uint16_t reach;
+	uint16_t addr_len;
+	uint16_t n_offers;
+	uint16_t zero;
+};
+
+/* Before each offer: the NICs that it joins, as the sender sees them. */
+struct joined {
+	uint8_t local, remote;
+};
+
+_Static_assert(16 + sizeof(struct hello) + PG_ADDR_MAX +
+			       PG_MAX_CONNS * (sizeof(struct joined) + 4 + OFFER_BYTES) <=
+		       CONTROL_MAX,
+	       "a HELLO fits");
+
+struct greeting {
+	struct hello head;
+	struct net_addr from;
+	struct joined joined[PG_MAX_CONNS];
+	struct offer offers[PG_MAX_CONNS];
+};
+
+static int send_hello(struct pg_group *g, struct peer *p)
 {
-	struct control_msg msg = { .type = (uint16_t)type };
+	struct control_msg msg = { .type = CONTROL_HELLO };
+	struct hello head = { .max_msg = g->domains[0]->caps.max_msg,
+			      .reach = p->reach,
+			      .n_offers = (uint16_t)p->n_conns };
 	uint8_t addr[PG_ADDR_MAX];
 	size_t len = sizeof(addr);
-	uint16_t addr_len, n = (uint16_t)p->n_conns;
 	int rc = net_addr_encode(&g->addr, addr, &len);
 
 	if (rc)
 		return rc;
-	addr_len = (uint16_t)len;
-	put(&msg, p->addr.token, sizeof(p->addr.token));
-	put(&msg, &addr_len, sizeof(addr_len));
-	put(&msg, addr, len);
-	put(&msg, &n, sizeof(n));
-	for (unsigned k = 0; k < p->n_conns; k++)
-		put_offer(&msg, &p->offers[k]);
-	return control_send(s, &msg);
+	head.addr_len = (uint16_t)len;
+	form_put(&msg, p->addr.token, sizeof(p->addr.token));
+	form_put(&msg, &head, sizeof(head));
+	form_put(&msg, addr, len);
+	for (unsigned k = 0; k < p->n_conns; k++) {
+		struct joined j = { p->edges[k].local, p->edges[k].remote };
+
+		if (p->offers[k].n_fds && !p->stream->local) {
+			peer_down(g, p, -EHOSTUNREACH,
+				  "%s does not leave this host, and it is on another, or in "
+				  "another network namespace",
+				  p->conns[k]->domain->transport->name);
+			return -EHOSTUNREACH;
+		}
+		form_put(&msg, &j, sizeof(j));
+		form_put_offer(&msg, &p->offers[k]);
+	}
+	return control_send(g, p->stream, &msg);
 }
 
-/* From KNOWN to CONNECTING. */
-static int greet(struct pg_group *g, struct stream *s, struct peer *p, enum control_type type)
+static bool parse_hello(struct pg_group *g, const struct control_msg *msg, pid_t pid,
+			struct greeting *gr)
+{
+	struct reader r = { .msg = msg };
+	const void *token = form_get(&r, sizeof(g->addr.token)), *addr;
+
+	if (!token || memcmp(token, g->addr.token, sizeof(g->addr.token)) ||
+	    !form_read(&r, &gr->head, sizeof(gr->head)) || gr->head.n_offers > PG_MAX_CONNS)
+		return false;
+	addr = form_get(&r, gr->head.addr_len);
+	if (!addr || net_addr_decode(addr, gr->head.addr_len, &gr->from, NULL))
+		return false;
+	for (unsigned k = 0; k < gr->head.n_offers; k++)
+		if (!form_read(&r, &gr->joined[k], sizeof(gr->joined[k])) ||
+		    !form_get_offer(&r, &gr->offers[k], pid))
+			return false;
+	return form_at_end(&r);
+}
+
+/* ---- Connecting ---- */
+
+/* Our HELLO with what we believe now, on the peer's stream. */
+static int greet(struct pg_group *g, struct peer *p)
 {
 	struct pg_error err = { 0 };
 	int rc;
 
+	if (!p->n_conns) {
+		p->attached = p->peer_ready = false;
+		rc = paths_open(g, p, &err);
+		if (rc) {
+			peer_down(g, p, rc, "cannot connect: %s", err.text);
+			return rc;
+		}
+	}
+	p->greeted = true;
+	return send_hello(g, p);
+}
+
+static void connecting(struct pg_group *g, struct peer *p, struct stream *s)
+{
 	s->peer = p;
 	p->stream = s;
-	peer_set_state(p, PEER_CONNECTING);
-	g->handshakes++;
-	rc = peer_open_conns(g, p, &err);
-	if (rc) {
-		peer_down(g, p, rc, "cannot connect: %s", err.text);
-		return rc;
+	p->local = s->local;
+	p->greeted = false;
+	if (peer_state(p) == PEER_KNOWN) {
+		peer_set_state(p, PEER_CONNECTING);
+		g->handshakes++;
 	}
-	rc = send_hello(g, s, p, type);
-	if (rc)
-		peer_down(g, p, -EHOSTDOWN, "cannot say hello: %s", strerror(-rc));
-	return rc;
+}
+
+/* Nobody answered at the way that was tried last. */
+static void try_next_way(struct pg_group *g, struct peer *p, int status)
+{
+	char where[80];
+
+	endpoint_describe(&p->addr, p->route, where, sizeof(where));
+	log_info("%s: cannot connect to %s: %s", peer_name(p).text, where, strerror(-status));
+	if (p->route++ < p->addr.n_hosts)
+		return;
+	peer_down(g, p, -EHOSTDOWN, "cannot connect to %s: %s", where,
+		  status == -ECONNREFUSED ? "nobody answers; it has ended, or is on another host"
+		  : status == -EPIPE      ? "closed without an answer: another engine is there now"
+					  : strerror(-status));
+}
+
+/* The unix socket is for this host; for others it only costs a moment. */
+static bool leads_nowhere(const struct pg_group *g, const struct peer *p)
+{
+	return p->route == 0 && p->addr.n_hosts &&
+	       memcmp(p->addr.host, g->addr.host, sizeof(g->addr.host));
 }
 
 void handshake_start(struct pg_group *g, struct peer *p)
 {
 	struct stream *s;
-	int rc = control_connect(g, p->addr.control, &s);
+	int rc;
 
+	if (leads_nowhere(g, p))
+		p->route = 1;
+	rc = control_connect(g, &p->addr, p->route, &s);
 	if (rc == -EAGAIN)
 		return;
 	if (rc) {
-		peer_down(g, p, rc == -ECONNREFUSED ? -EHOSTDOWN : rc, "cannot connect to @%s: %s",
-			  p->addr.control,
-			  rc == -ECONNREFUSED
-				  ? "nobody answers; it has ended, or is on another host"
-				  : strerror(-rc));
+		try_next_way(g, p, rc);
 		return;
 	}
-	if (greet(g, s, p, CONTROL_HELLO))
-		control_close(g, s);
+	connecting(g, p, s);
+	greet(g, p);
 }
 
-static int attach(struct pg_group *g, struct peer *p, const struct offer *offers)
+/* A connection that cannot be made takes its cell from what both believe. */
+static int pair_again(struct pg_group *g, struct peer *p, unsigned k, const struct pg_error *err)
 {
-	struct pg_error err = { 0 };
+	const char *nic = p->conns[k]->domain->name;
 
+	log_warn("%s: cannot connect over %s to its NIC %u: %s", peer_name(p).text, nic,
+		 path_remote(p, k), err->text);
+	p->reach &= (pair_reach)~pair_cell(path_local(p, k), path_remote(p, k));
+	if (!p->reach) {
+		peer_down(g, p, err->code,
+			  "cannot connect over %s, nor between any other NICs: %.120s", nic,
+			  err->text);
+		return -EHOSTUNREACH;
+	}
+	paths_close(p);
+	return greet(g, p);
+}
+
+static int attach(struct pg_group *g, struct peer *p, const struct greeting *gr)
+{
 	for (unsigned k = 0; k < p->n_conns; k++) {
-		int rc = p->conns[k]->domain->transport->conn_attach(p->conns[k], &offers[k], &err);
+		struct pg_error err = { 0 };
+		unsigned i = 0;
+		int rc;
 
-		if (rc) {
+		while (i < gr->head.n_offers && (gr->joined[i].local != path_remote(p, k) ||
+						 gr->joined[i].remote != path_local(p, k)))
+			i++;
+		if (i == gr->head.n_offers) {
+			peer_down(g, p, -EPROTO, "offers no connection from its NIC %u to our %u",
+				  path_remote(p, k), path_local(p, k));
+			return -EPROTO;
+		}
+		rc = p->conns[k]->domain->transport->conn_attach(p->conns[k], &gr->offers[i], &err);
+		if (rc == -EPROTO) {
 			peer_down(g, p, rc, "cannot connect over %s: %s", p->conns[k]->domain->name,
 				  err.text);
 			return rc;
 		}
+		if (rc) {
+			err.code = rc;
+			return pair_again(g, p, k, &err);
+		}
 	}
-	g->handshakes--;
-	peer_set_state(p, PEER_UP);
-	g->delivered = true; /* for those who wait for its state */
+	p->attached = true;
+	peer_can_write(g, p);
 	return 0;
 }
 
-static bool parse_hello(struct pg_group *g, const struct control_msg *msg, pid_t pid,
-			struct net_addr *from, struct offer *offers, unsigned *n_offers)
+static void up_if_ready(struct pg_group *g, struct peer *p)
 {
-	struct reader r = { .msg = msg };
-	const void *token = get(&r, sizeof(g->addr.token)), *field = get(&r, sizeof(uint16_t)),
-		   *addr;
-	uint16_t addr_len, n;
+	if (p->attached && p->peer_ready && peer_state(p) == PEER_CONNECTING) {
+		peer_up(g, p);
+		g->delivered = true; /* for those who wait for its state */
+	}
+}
 
-	if (!token || !field || memcmp(token, g->addr.token, sizeof(g->addr.token)))
-		return false;
-	memcpy(&addr_len, field, sizeof(addr_len));
-	addr = get(&r, addr_len);
-	field = get(&r, sizeof(n));
-	if (!addr || !field || net_addr_decode(addr, addr_len, from, NULL))
-		return false;
-	memcpy(&n, field, sizeof(n));
-	if (n > MAX_CONNS)
-		return false;
-	for (unsigned k = 0; k < n; k++)
-		if (!get_offer(&r, &offers[k], pid))
-			return false;
-	*n_offers = n;
-	return r.pos == msg->len && r.fd == msg->n_fds;
+static int say_ready(struct pg_group *g, struct peer *p)
+{
+	struct control_msg msg = { .type = CONTROL_READY };
+
+	form_put(&msg, &p->reach, sizeof(p->reach));
+	return control_send(g, p->stream, &msg);
 }
 
 static int take_hello(struct pg_group *g, struct stream *s, const struct control_msg *msg)
 {
-	struct offer offers[MAX_CONNS];
-	struct net_addr from;
+	struct greeting gr;
 	struct peer *p;
-	unsigned n;
+	pair_reach theirs;
 	int rc;
 
-	if (!parse_hello(g, msg, s->pid, &from, offers, &n))
+	if (!parse_hello(g, msg, s->pid, &gr)) {
+		log_warn("refused a HELLO that has not our token, or no form");
 		return -EPROTO;
-	rc = peer_of_addr(g, &from, &p, NULL);
+	}
+	rc = peer_of_addr(g, &gr.from, &p, NULL);
 	if (rc)
 		return rc;
-	if ((s->peer && s->peer != p) || !peer_alive(p))
+	if ((s->peer && s->peer != p) || !peer_alive(p)) {
+		log_warn("refused a HELLO: %s is %s", peer_name(p).text,
+			 peer_alive(p) ? "not who this stream was of" : "gone");
 		return -EPROTO;
+	}
 	s->peer = p;
 	if (peer_state(p) == PEER_UP)
 		return 0;
-	if (peer_state(p) == PEER_KNOWN) {
-		rc = greet(g, s, p, CONTROL_HELLO_REPLY);
-		if (rc)
-			return rc;
+	/* Answer where it was said, unless ours is on its way already. */
+	if (!p->stream)
+		connecting(g, p, s);
+	theirs = pair_transpose(gr.head.reach);
+	p->max_msg = gr.head.max_msg;
+	if (p->reach & ~theirs) {
+		p->reach &= theirs;
+		paths_close(p);
+		p->greeted = false;
 	}
-	if (n != p->n_conns) {
-		peer_down(g, p, -EPROTO, "offers %u connections, %u expected", n, p->n_conns);
-		return -EPROTO;
-	}
+	if (!p->greeted && greet(g, p))
+		return 0;
+	if (theirs != p->reach || p->attached)
+		return 0; /* it will greet again; or it has done so already */
 	peer_watch_process(g, p, s->pid);
-	return attach(g, p, offers);
+	if (attach(g, p, &gr) || !p->attached)
+		return 0;
+	if (say_ready(g, p) == 0)
+		up_if_ready(g, p);
+	return 0;
 }
 
-/* ---- Regions ---- */
-
-struct map_request {
-	uint64_t cookie;
-	uint64_t region;
-	uint32_t generation;
-	uint32_t zero;
-};
-
-struct map_reply {
-	uint64_t cookie;
-	int32_t status;
-	uint32_t zero;
-};
-
-void handshake_ask(struct pg_group *g, struct rmr *rmr)
+static int take_ready(struct pg_group *g, struct peer *p, const struct control_msg *msg)
 {
-	struct map_request ask = { .cookie = handle_of(&rmr->h),
-				   .region = rmr->desc.region,
-				   .generation = rmr->desc.generation };
-	struct control_msg msg = { .type = CONTROL_MAP };
+	pair_reach theirs;
 
-	put(&msg, &ask, sizeof(ask));
-	/* A peer that does not read is asked again in the next turn. */
-	if (control_send(rmr->peer->stream, &msg) == 0) {
-		g->handshakes++;
-		rmr_set_state(rmr, RMR_ASKED);
-	}
-}
-
-static int take_map(struct pg_group *g, struct stream *s, const struct control_msg *msg)
-{
-	struct reader r = { .msg = msg };
-	const void *field = get(&r, sizeof(struct map_request));
-	struct control_msg reply = { .type = CONTROL_MAPPED };
-	struct map_reply head = { 0 };
-	struct map_request ask;
-	struct offer offer = { 0 };
-
-	if (!field || !s->peer)
+	if (msg->len != sizeof(theirs))
 		return -EPROTO;
-	memcpy(&ask, field, sizeof(ask));
-	head.cookie = ask.cookie;
-	head.status = memory_export(g, ask.region, ask.generation, &offer);
-	put(&reply, &head, sizeof(head));
-	if (!head.status)
-		put_offer(&reply, &offer);
-	return control_send(s, &reply);
-}
-
-static int take_mapped(struct pg_group *g, struct stream *s, const struct control_msg *msg)
-{
-	struct reader r = { .msg = msg };
-	const void *field = get(&r, sizeof(struct map_reply));
-	struct map_reply head;
-	struct offer offer;
-	struct rmr *rmr;
-	int rc;
-
-	if (!field)
-		return -EPROTO;
-	memcpy(&head, field, sizeof(head));
-	if (!head.status && !get_offer(&r, &offer, s->pid))
-		return -EPROTO;
-	rmr = handles_get(&g->rmrs, head.cookie, &rc);
-	if (!rmr || rmr->peer != s->peer || rmr_state(rmr) != RMR_ASKED)
-		return rmr ? -EPROTO : 0; /* released meanwhile */
-	g->handshakes--;
-	rmr_mapped(g, rmr, head.status, &offer);
+	memcpy(&theirs, msg->data, sizeof(theirs));
+	if (peer_state(p) != PEER_CONNECTING || pair_transpose(theirs) != p->reach)
+		return 0;
+	p->peer_ready = true;
+	up_if_ready(g, p);
 	return 0;
 }
 
 /* ---- The end ---- */
 
-static int take_bye(struct pg_group *g, struct stream *s)
-{
-	if (s->peer)
-		peer_down(g, s->peer, -EHOSTDOWN, "it said goodbye");
-	return -EPIPE;
-}
-
 void handshake_bye(struct pg_group *g)
 {
-	while (!list_empty(&g->streams)) {
-		struct stream *s = LIST_ENTRY(g->streams.next, struct stream, link);
-		struct control_msg msg = { .type = CONTROL_BYE };
+	struct control_msg msg = { .type = CONTROL_BYE };
 
-		control_send(s, &msg); /* best effort: the hang-up says nearly as much */
-		control_close(g, s);
-	}
+	/* Best effort: the hang-up says nearly as much. */
+	for (struct list *l = g->streams.next; l != &g->streams; l = l->next)
+		control_send(g, LIST_ENTRY(l, struct stream, link), &msg);
 }
 
 void handshake_hangup(struct pg_group *g, struct stream *s, int status)
 {
-	if (s->peer)
-		peer_down(g, s->peer, status == -EPROTO ? -EPROTO : -EHOSTDOWN, "%s",
-			  status == -EPROTO
-				  ? "sent something that is no control message"
-				  : "its control connection closed: it ended without a goodbye");
+	struct peer *p = s->peer;
+
+	if (!p)
+		return;
+	if (p->stream == s)
+		p->stream = NULL;
+	if (status == -EPROTONOSUPPORT) {
+		peer_down(
+			g, p, -EPROTO,
+			"it speaks another wire version than ours, %d; the same is needed on both "
+			"sides",
+			PG_WIRE_VERSION);
+	} else if (status == -EPROTO) {
+		peer_down(g, p, -EPROTO, "sent something that is no control message");
+	} else if (peer_state(p) == PEER_CONNECTING && !s->heard && !p->attached) {
+		g->handshakes--;
+		peer_set_state(p, PEER_KNOWN);
+		try_next_way(g, p, status);
+	} else if (status == -ENOBUFS) {
+		peer_down(g, p, -EHOSTDOWN, "it does not read its control connection");
+	} else if (status == -ENOSPC) {
+		peer_down(g, p, -ENOBUFS, "no room for what of its split writes has half arrived");
+	} else if (status == -ETIMEDOUT || status == -EHOSTUNREACH || status == -ENETUNREACH) {
+		peer_down(g, p, -EHOSTDOWN, "its host does not answer any more: %s",
+			  strerror(-status));
+	} else {
+		peer_down(g, p, -EHOSTDOWN,
+			  "its control connection closed: it ended without a goodbye");
+	}
+}
+
+static int take_bye(struct pg_group *g, struct peer *p)
+{
+	log_info("%s says goodbye", peer_name(p).text);
+	peer_down(g, p, -EHOSTDOWN, "it said goodbye");
+	return 0;
+}
+
+/* ---- Messages ---- */
+
+static int take_from_peer(struct pg_group *g, struct stream *s, struct control_msg *msg)
+{
+	struct peer *p = s->peer;
+
+	if (!p)
+		return -EPROTO;
+	peer_heard(g, p);
+	if (!peer_alive(p)) /* it hangs up when we have, see peers_end */
+		return 0;
+	if (!p->stream) /* the one that we had was only one of two */
+		p->stream = s;
+	switch (msg->type) {
+	case CONTROL_READY:
+		return take_ready(g, p, msg);
+	case CONTROL_MAP:
+		return region_asked(g, s, msg);
+	case CONTROL_MAPPED:
+		return region_answered(g, s, msg);
+	case CONTROL_UNMAP:
+		return region_returned(g, p, msg);
+	case CONTROL_REVOKE:
+		return region_revoked(g, p, msg);
+	case CONTROL_FENCE:
+		return fence_asked(g, p, msg);
+	case CONTROL_FENCED:
+		return fence_answered(g, p, msg);
+	case CONTROL_SETTLE:
+		return op_settled(g, p, msg);
+	case CONTROL_PING:
+		return 0;
+	case CONTROL_BYE:
+		return take_bye(g, p);
+	default:
+		return -EPROTO;
+	}
 }
 
 int handshake_message(struct pg_group *g, struct stream *s, struct control_msg *msg)
 {
-	int rc;
-
-	switch (msg->type) {
-	case CONTROL_HELLO:
-	case CONTROL_HELLO_REPLY:
-		rc = take_hello(g, s, msg);
-		break;
-	case CONTROL_MAP:
-		rc = take_map(g, s, msg);
-		break;
-	case CONTROL_MAPPED:
-		rc = take_mapped(g, s, msg);
-		break;
-	case CONTROL_BYE:
-		return take_bye(g, s);
-	default:
-		rc = -EPROTO;
-	}
-	if (rc)
-		handshake_hangup(g, s, rc == -EPROTO ? rc : -EPIPE);
-	return rc;
+	return msg->type == CONTROL_HELLO ? take_hello(g, s, msg) : take_from_peer(g, s, msg);
 }

@@ -1,18 +1,15 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the control messages mean: how two groups connect, how a region gets mapped, how a peer
- * ends.
+ * How two groups connect, what else their control messages mean, and how a stream ends.
  */
 #ifndef PGCTL_ENGINE_HANDSHAKE_H
 #define PGCTL_ENGINE_HANDSHAKE_H
 
 #include "engine/control.h"
 
-/* Opens the stream and says HELLO. -EAGAIN: later; else the peer is down on failure. */
+/* Opens a stream and says HELLO, if that can be done now; else it is to be called again. The peer is
+ * down if it never can. */
 void handshake_start(struct pg_group *g, struct peer *p);
-
-/* Asks for the region of an imported MrDesc. */
-void handshake_ask(struct pg_group *g, struct rmr *rmr);
 
 /* Says goodbye on every stream. */
 void handshake_bye(struct pg_group *g);

@@ -1,316 +1,63 @@
-/* SPDX-License-Identifier: MIT
- *
- * Counters and residues (half-arrived writes) lie in two pools that are mapped once, at their
- * bound, and reused last in, first out, so that the memory in use is the memory in the cache. An
- * index by open addressing leads from an immediate to its counter; the residues of a counter are a
- * short list. In all links 0 is none. */
+/* SPDX-License-Identifier: MIT */
 #include "engine/imm_counter.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
+#include "engine/imm_source.h"
+#include "engine/imm_table.h"
 #include "engine/shard.h"
 #include "util/error.h"
 #include "util/lock.h"
-#include "util/random.h"
 
-#define MAX_UNCLAIMED (1U << 24)
-#define LINE 64
-#define BLOCK (LINE / sizeof(struct slot)) /* as many successive immediates share a line */
+/* ---- Expectations -------------------------------------------------------------------------- */
 
-struct counter {
-	uint32_t key;      /* immediate + 1; 0: not in use */
-	uint32_t residues; /* first of the list; of a free counter, the next free one */
-	uint64_t value;
-	uint64_t want; /* 0: no expectation */
-	struct pg_done done;
-	bool claimed;
-	bool is_due; /* in the list of these; perhaps not any more in truth */
-	uint32_t next_due;
-};
-
-static_assert(sizeof(struct counter) == LINE, "an arrival touches one line of its counter");
-
-/* Twelfths of a source's writes that have arrived beyond the whole ones. */
-struct residue {
-	uint32_t source;
-	uint32_t next;
-	uint8_t parts;  /* 1..IMM_PARTS-1 */
-	bool forgotten; /* by imm_free: the write that it completes does not count */
-};
-
-struct slot {
-	uint32_t key; /* of the counter; 0: empty */
-	uint32_t counter;
-};
-
-struct pool {
-	uint32_t used; /* entries 1..used have been handed out at least once */
-	uint32_t free; /* those that came back */
-};
-
-struct imm_table {
-	struct lock lock;
-	uint32_t last; /* the counter last looked up: arrivals come in runs */
-	struct counter *counters;
-	struct slot *slots; /* at most half of them taken */
-	struct residue *residues;
-	uint64_t multiplier; /* secret and odd: nobody can aim at one slot */
-	uint32_t mask;
-	uint32_t max; /* bound of each of these three */
-	uint32_t n_claimed;
-	uint32_t n_unclaimed;
-	uint32_t n_residues;
-	uint32_t due; /* first of the list */
-	struct pool counter_pool;
-	struct pool residue_pool;
-	void *map;
-	size_t map_len;
-};
-
-static struct imm_fired end_expectation(struct counter *c, int status)
+/* To be called before what it waited for is subtracted. */
+static void expectation_end(struct imm_table *t, struct counter *c, int status,
+			    struct imm_fired *fired)
 {
+	uint32_t id = counter_id(t, c);
+
+	fired->imm = c->key - 1;
+	fired->status = status;
+	fired->done = t->expectations[id].done;
+	fired->tag = t->expectations[id].tag;
+	fired->have = c->value;
+	fired->want = c->want;
+	fired->source = NO_SOURCE;
+	if (c->listed)
+		list_remove(t, wait_node(id));
+	c->listed = false;
 	c->want = 0;
-	return (struct imm_fired){ .imm = c->key - 1, .status = status, .done = c->done };
 }
 
-/* ---- Index --------------------------------------------------------------------------------- */
-
-/* Blocks of immediates are scattered, so that strides of powers of two do not meet; the immediates
- * of one block stay in one line. */
-static uint32_t slot_home(const struct imm_table *t, uint32_t key)
+static void expectation_abort(struct imm_table *t, struct counter *c, int status,
+			      struct imm_fired *fired)
 {
-	uint64_t block = key / BLOCK * t->multiplier >> 32;
-
-	return (uint32_t)(block * BLOCK + key % BLOCK) & t->mask;
-}
-
-static uint32_t slot_next(const struct imm_table *t, uint32_t i)
-{
-	return (i + 1) & t->mask;
-}
-
-/* The slot of key, or the empty one where it belongs. */
-static uint32_t slot_find(const struct imm_table *t, uint32_t key)
-{
-	uint32_t i = slot_home(t, key);
-
-	while (t->slots[i].key && t->slots[i].key != key)
-		i = slot_next(t, i);
-	return i;
-}
-
-/* Moves back what a lookup would no longer reach across the hole, instead of leaving a
- * tombstone. */
-static void slot_remove(struct imm_table *t, uint32_t hole)
-{
-	for (uint32_t i = slot_next(t, hole); t->slots[i].key; i = slot_next(t, i)) {
-		uint32_t from_home = (i - slot_home(t, t->slots[i].key)) & t->mask;
-		uint32_t from_hole = (i - hole) & t->mask;
-
-		if (from_home < from_hole)
-			continue;
-		t->slots[hole] = t->slots[i];
-		hole = i;
-	}
-	t->slots[hole].key = 0;
-}
-
-/* ---- Counters ------------------------------------------------------------------------------ */
-
-static struct counter *counter_find(struct imm_table *t, uint32_t imm)
-{
-	struct counter *c = &t->counters[t->last];
-	const struct slot *slot;
-
-	if (c->key == imm + 1)
-		return c;
-	slot = &t->slots[slot_find(t, imm + 1)];
-	if (!slot->key)
-		return NULL;
-	t->last = slot->counter;
-	return &t->counters[slot->counter];
-}
-
-/* NULL: the bound is reached. */
-static struct counter *counter_add(struct imm_table *t, uint32_t imm, bool claimed)
-{
-	uint32_t *count = claimed ? &t->n_claimed : &t->n_unclaimed;
-	uint32_t id = t->counter_pool.free;
-
-	if (*count == t->max)
-		return NULL;
-	++*count;
-	if (id)
-		t->counter_pool.free = t->counters[id].residues;
-	else
-		id = ++t->counter_pool.used;
-	t->slots[slot_find(t, imm + 1)] = (struct slot){ .key = imm + 1, .counter = id };
-	t->counters[id] = (struct counter){ .key = imm + 1, .claimed = claimed };
-	t->last = id;
-	return &t->counters[id];
-}
-
-static bool counter_claim(struct imm_table *t, struct counter *c)
-{
-	if (c->claimed)
-		return true;
-	if (t->n_claimed == t->max)
-		return false;
-	t->n_unclaimed--;
-	t->n_claimed++;
-	c->claimed = true;
-	return true;
-}
-
-/* Forgets a counter that cannot be told from one never seen. */
-static void counter_tidy(struct imm_table *t, struct counter *c)
-{
-	if (c->value || c->want || c->residues || c->is_due)
-		return;
-	--*(c->claimed ? &t->n_claimed : &t->n_unclaimed);
-	slot_remove(t, slot_find(t, c->key));
-	c->key = 0;
-	c->residues = t->counter_pool.free;
-	t->counter_pool.free = (uint32_t)(c - t->counters);
+	expectation_end(t, c, status, fired);
+	if (c->named)
+		origin_forgive(&t->sources, &c->origin);
 }
 
 /* To be called after every rise of the value. */
 static int counter_fire(struct imm_table *t, struct counter *c, struct imm_fired *fired)
 {
-	int n = 0;
-
-	if (c->want && c->value >= c->want) {
-		c->value -= c->want;
-		*fired = end_expectation(c, 0);
-		n = 1;
-	}
+	if (!c->want || c->value < c->want)
+		return 0;
+	expectation_end(t, c, 0, fired);
+	c->value -= fired->want;
+	/* Else nothing remains that a tally could be of. */
+	if (c->value || c->origin.records)
+		origin_take(&t->sources, &c->origin, fired->want, c->named);
 	counter_tidy(t, c);
-	return n;
+	return 1;
 }
 
-/* ---- Residues ------------------------------------------------------------------------------ */
-
-/* The link that leads to source's residue, or to 0. */
-static uint32_t *residue_find(struct imm_table *t, struct counter *c, uint32_t source)
+static void expectation_list(struct imm_table *t, struct counter *c, enum list list)
 {
-	uint32_t *link = &c->residues;
-
-	while (*link && t->residues[*link].source != source)
-		link = &t->residues[*link].next;
-	return link;
-}
-
-static void residue_add(struct imm_table *t, struct counter *c, uint32_t source, uint8_t parts)
-{
-	uint32_t id = t->residue_pool.free;
-
-	if (id)
-		t->residue_pool.free = t->residues[id].next;
-	else
-		id = ++t->residue_pool.used;
-	t->n_residues++;
-	/* In front, where the other shards of the write, which arrive soon, will find it. */
-	t->residues[id] = (struct residue){ .source = source, .next = c->residues, .parts = parts };
-	c->residues = id;
-}
-
-static void residue_remove(struct imm_table *t, uint32_t *link)
-{
-	uint32_t id = *link;
-
-	*link = t->residues[id].next;
-	t->residues[id].next = t->residue_pool.free;
-	t->residue_pool.free = id;
-	t->n_residues--;
-}
-
-static int arrive_split(struct imm_table *t, uint32_t source, uint32_t imm, uint64_t parts,
-			struct imm_fired *fired)
-{
-	struct counter *c = counter_find(t, imm);
-	uint32_t *link = c ? residue_find(t, c, source) : NULL;
-	struct residue *r = link && *link ? &t->residues[*link] : NULL;
-	uint8_t rest;
-
-	if (r)
-		parts += r->parts;
-	rest = (uint8_t)(parts % IMM_PARTS);
-	if (rest && !r && t->n_residues == t->max)
-		return -ENOSPC;
-	if (!c)
-		c = counter_add(t, imm, false);
-	if (!c)
-		return -ENOSPC;
-	c->value += parts / IMM_PARTS;
-	if (r && r->forgotten && parts >= IMM_PARTS) {
-		r->forgotten = false;
-		c->value--;
-	}
-	if (rest && r)
-		r->parts = rest;
-	else if (rest)
-		residue_add(t, c, source, rest);
-	else if (r)
-		residue_remove(t, link);
-	return counter_fire(t, c, fired);
-}
-
-/* ---- The table ----------------------------------------------------------------------------- */
-
-int imm_table_create(uint32_t max_unclaimed, struct imm_table **table)
-{
-	size_t n_counters = 2 * (size_t)max_unclaimed + 1; /* claimed ones too, and none */
-	size_t n_residues = (size_t)max_unclaimed + 1;
-	size_t n_slots = 2 * BLOCK;
-	struct imm_table *t;
-	int rc;
-
-	if (!max_unclaimed || max_unclaimed > MAX_UNCLAIMED)
-		return -EINVAL;
-	while (n_slots < 4 * (size_t)max_unclaimed)
-		n_slots *= 2;
-	t = calloc(1, sizeof(*t));
-	if (!t)
-		return -ENOMEM;
-	rc = random_bytes(&t->multiplier, sizeof(t->multiplier));
-	if (rc)
-		goto free_table;
-	t->multiplier |= 1;
-	t->map_len = n_counters * sizeof(*t->counters) + n_slots * sizeof(*t->slots) +
-		     n_residues * sizeof(*t->residues);
-	t->map = mmap(NULL, t->map_len, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (t->map == MAP_FAILED) {
-		rc = -errno;
-		goto free_table;
-	}
-	/* One counter in use shall cost a few pages, not a huge one; without them this fails:
-	 * fine. */
-	madvise(t->map, t->map_len, MADV_NOHUGEPAGE);
-	/* In this order each begins a line. */
-	t->counters = t->map;
-	t->slots = (struct slot *)(t->counters + n_counters);
-	t->residues = (struct residue *)(t->slots + n_slots);
-	t->mask = (uint32_t)n_slots - 1;
-	t->max = max_unclaimed;
-	*table = t;
-	return 0;
-
-free_table:
-	free(t);
-	return rc;
-}
-
-void imm_table_destroy(struct imm_table *t)
-{
-	if (!t)
-		return;
-	munmap(t->map, t->map_len);
-	free(t);
+	c->listed = true;
+	list_append(t, list, wait_node(counter_id(t, c)));
 }
 
 void imm_lock(struct imm_table *t)
@@ -323,127 +70,396 @@ void imm_unlock(struct imm_table *t)
 	lock_release(&t->lock);
 }
 
+/* ---- Arrivals ------------------------------------------------------------------------------ */
+
+/* The counter that an arrival is for: found, or one that nobody asked for. NULL: no room. */
+static struct counter *arriving(struct imm_table *t, struct counter *c, uint32_t imm)
+{
+	if (c && !counter_empty(c))
+		return c;
+	if (state_full(t, UNCLAIMED))
+		return NULL;
+	c = counter_find(t, imm); /* that may have made room by forgetting this one */
+	if (!c)
+		return counter_add(t, imm, UNCLAIMED);
+	if (c->state != UNCLAIMED)
+		counter_move(t, c, UNCLAIMED);
+	return c;
+}
+
+static int arrive_whole(struct imm_table *t, struct counter *c, uint32_t source, uint32_t imm,
+			uint64_t n, struct imm_fired *fired)
+{
+	struct tally *tally;
+
+	c = arriving(t, c, imm);
+	if (!c)
+		return -ENOSPC;
+	if (c->state == BURIED)
+		return 0;
+	tally = origin_get(&t->sources, counter_id(t, c), &c->origin, source);
+	if (!tally)
+		return -ENOSPC;
+	tally->count += n;
+	c->value += n;
+	return counter_fire(t, c, fired);
+}
+
+/* Below 0: settled. */
+static int arrive_parts(struct imm_table *t, struct counter *c, uint32_t source, uint32_t imm,
+			int64_t parts, struct imm_fired *fired)
+{
+	struct sources *s = &t->sources;
+	struct record *r = c ? record_find(s, counter_id(t, c), &c->origin, source) : NULL;
+	uint64_t n;
+	int rc;
+
+	if (!r && parts % IMM_PARTS == 0)
+		return arrive_whole(t, c, source, imm, (uint64_t)parts / IMM_PARTS, fired);
+	if (!r && sources_full(s))
+		return -ENOSPC;
+	c = arriving(t, c, imm);
+	if (!c)
+		return -ENOSPC;
+	if (!r)
+		r = record_add(s, counter_id(t, c), &c->origin, source);
+	n = record_add_parts(r, parts);
+	if (n && c->state != BURIED) {
+		origin_get(s, counter_id(t, c), &c->origin, source)->count += n;
+		c->value += n;
+	}
+	record_tidy(s, &c->origin, r);
+	rc = counter_fire(t, c, fired);
+	if (!rc)
+		counter_tidy(t, c);
+	return rc;
+}
+
 int imm_arrive(struct imm_table *t, uint32_t source, uint32_t wire_imm, uint32_t count,
 	       struct imm_fired *fired)
 {
 	uint32_t imm = imm_wire_id(wire_imm);
 	unsigned k = imm_wire_k(wire_imm);
-	struct counter *c;
+	struct counter *c = counter_find(t, imm);
+	int rc;
 
 	if (!count)
 		return 0;
-	if (k > 1)
-		return arrive_split(t, source, imm, (uint64_t)count * (IMM_PARTS / k), fired);
-	c = counter_find(t, imm);
-	if (!c)
-		c = counter_add(t, imm, false);
-	if (!c)
-		return -ENOSPC;
-	c->value += count;
-	return counter_fire(t, c, fired);
+	/* Never true of a tombstone, nor of one that is only kept. */
+	if (k == 1 && c && c->origin.source == source && (c->want || c->value)) {
+		c->origin.first.count += count;
+		c->value += count;
+		return counter_fire(t, c, fired);
+	}
+	if (k == 1)
+		rc = arrive_whole(t, c, source, imm, count, fired);
+	else
+		rc = arrive_parts(t, c, source, imm, (int64_t)count * (IMM_PARTS / k), fired);
+	if (!rc && c && c->state == BURIED)
+		t->swallowed += count;
+	return rc;
 }
 
-int imm_expect(struct imm_table *t, uint32_t imm, uint64_t n, const struct pg_done *done,
-	       struct imm_fired *fired, struct pg_error *err)
+int imm_settle(struct imm_table *t, uint32_t source, uint32_t wire_imm, unsigned shards,
+	       struct imm_fired *fired)
 {
-	struct counter *c;
+	uint32_t imm = imm_wire_id(wire_imm);
+	unsigned k = imm_wire_k(wire_imm);
+
+	if (!shards || shards >= k)
+		return -EINVAL;
+	return arrive_parts(t, counter_find(t, imm), source, imm,
+			    -(int64_t)(shards * (IMM_PARTS / k)), fired);
+}
+
+/* ---- Who waits ----------------------------------------------------------------------------- */
+
+static int check_from(struct imm_table *t, uint32_t imm, uint64_t n, const struct imm_from *from,
+		      struct pg_error *err)
+{
+	uint32_t i = sources_check(&t->sources, from->n, from->sources);
+	uint64_t sum = 0;
+
+	if (i < from->n)
+		return error_set(err, -EINVAL, "immediate %#x: source %u is %s", imm,
+				 from->sources[i],
+				 from->sources[i] < IMM_SOURCES ? "named twice" : "impossible");
+	for (i = 0; i < from->n; i++) {
+		if (__builtin_add_overflow(sum, from->owes[i], &sum))
+			sum = UINT64_MAX;
+	}
+	if (sum != n)
+		return error_set(err, -EINVAL,
+				 "%ju writes with immediate %#x cannot be expected of %u peers "
+				 "who owe %ju",
+				 (uintmax_t)n, imm, from->n, (uintmax_t)sum);
+	return 0;
+}
+
+/* The counter to arm: as it is, dug up, or new. */
+static int counter_claim(struct imm_table *t, uint32_t imm, const struct imm_from *from,
+			 struct counter **claimed, struct pg_error *err)
+{
+	struct counter *c = counter_find(t, imm);
+	struct sources *s = &t->sources;
+
+	if (c && c->want)
+		return error_set(err, -EBUSY,
+				 "%ju of %ju writes with immediate %#x are expected already",
+				 (uintmax_t)c->value, (uintmax_t)c->want, imm);
+	if (!(c && c->state == CLAIMED)) {
+		if (state_full(t, CLAIMED))
+			return error_set(err, -ENOSPC, "immediate %#x: %u counters are in use", imm,
+					 t->max);
+		c = counter_find(t, imm); /* that may have made room by forgetting this one */
+	}
+	if (from && !origin_has_room(s, c ? counter_id(t, c) : 0, c ? &c->origin : NULL, from->n,
+				     from->sources, from->owes))
+		return error_set(err, -ENOSPC, "immediate %#x: %u of %u records are in use", imm,
+				 s->n, s->max);
+	if (c && c->state == BURIED)
+		origin_forget(s, &c->origin);
+	if (!c)
+		c = counter_add(t, imm, CLAIMED);
+	else if (c->state != CLAIMED)
+		counter_move(t, c, CLAIMED);
+	*claimed = c;
+	return 0;
+}
+
+static void set_owes(struct imm_table *t, struct counter *c, const struct imm_from *from)
+{
+	uint32_t id = counter_id(t, c);
+
+	for (uint32_t i = 0; i < from->n; i++) {
+		if (!from->owes[i])
+			continue;
+		origin_get(&t->sources, id, &c->origin, from->sources[i])->owes = from->owes[i];
+	}
+}
+
+int imm_expect(struct imm_table *t, uint32_t imm, uint64_t n, const struct imm_from *from,
+	       uint64_t tag, const struct pg_done *done, struct imm_fired *fired,
+	       struct pg_error *err)
+{
+	struct counter *c = NULL;
+	struct expectation *e;
+	int rc = 0;
 
 	if (imm > PG_IMM_MAX)
 		return error_set(err, -EINVAL, "immediate %#x is above %#x", imm, PG_IMM_MAX);
 	if (!n)
 		return error_set(err, -EINVAL, "cannot expect 0 writes with immediate %#x", imm);
-	c = counter_find(t, imm);
-	if (c && c->want)
-		return error_set(err, -EBUSY,
-				 "%ju of %ju writes with immediate %#x are expected already",
-				 (uintmax_t)c->value, (uintmax_t)c->want, imm);
-	if (c ? !counter_claim(t, c) : !(c = counter_add(t, imm, true)))
-		return error_set(err, -ENOSPC, "immediate %#x: %u counters are in use", imm,
-				 t->max);
+	if (from)
+		rc = check_from(t, imm, n, from, err);
+	if (!rc)
+		rc = counter_claim(t, imm, from, &c, err);
+	if (rc)
+		return rc;
 	c->want = n;
-	c->done = *done;
-	if (fired)
-		return counter_fire(t, c, fired);
-	if (c->value >= n && !c->is_due) {
-		c->is_due = true;
-		c->next_due = t->due;
-		t->due = (uint32_t)(c - t->counters);
-	}
-	return 0;
+	c->named = from;
+	e = &t->expectations[counter_id(t, c)];
+	e->done = *done;
+	e->tag = tag;
+	if (from)
+		set_owes(t, c, from);
+	if (c->value < n && from)
+		expectation_list(t, c, FROM);
+	else if (c->value >= n && !fired)
+		expectation_list(t, c, DUE);
+	return fired ? counter_fire(t, c, fired) : 0;
 }
 
 int imm_due(struct imm_table *t, struct imm_fired *fired)
 {
-	while (t->due) {
-		struct counter *c = &t->counters[t->due];
+	uint32_t node = t->nodes[DUE].next;
 
-		t->due = c->next_due;
-		c->is_due = false;
-		if (counter_fire(t, c, fired))
-			return 1;
-	}
-	return 0;
+	return node == DUE ? 0 : counter_fire(t, node_counter(t, node), fired);
 }
 
 uint64_t imm_value(struct imm_table *t, uint32_t imm)
 {
 	struct counter *c = imm > PG_IMM_MAX ? NULL : counter_find(t, imm);
+	enum state state;
 
-	if (!c)
+	if (!c || counter_empty(c))
 		return 0;
-	counter_claim(t, c); /* past the bound it stays unclaimed, and no worse */
+	state = state_full(t, CLAIMED) ? UNCLAIMED : CLAIMED;
+	if (c->state == BURIED) {
+		counter_exhume(t, c, state);
+		return 0;
+	}
+	/* Past the bound it stays unclaimed, and no worse. */
+	if (c->state == UNCLAIMED && state == CLAIMED)
+		counter_move(t, c, CLAIMED);
 	return c->value;
 }
 
-int imm_free(struct imm_table *t, uint32_t imm, struct imm_fired *fired)
+static int counter_reset(struct imm_table *t, struct counter *c, struct imm_fired *fired)
 {
-	struct counter *c = imm > PG_IMM_MAX ? NULL : counter_find(t, imm);
+	bool had_value = c->value;
+	bool had_parts;
+	bool ended = c->want;
+
+	if (ended)
+		expectation_abort(t, c, -ECANCELED, fired);
+	had_parts = origin_forget(&t->sources, &c->origin);
+	c->value = 0;
+	if (ended)
+		return 1;
+	return had_value || had_parts ? 0 : -ENOENT;
+}
+
+int imm_free(struct imm_table *t, uint32_t imm, uint64_t born, struct imm_fired *fired)
+{
+	struct counter *c;
 	int rc = -ENOENT;
 
-	if (!c)
+	if (imm > PG_IMM_MAX)
 		return -ENOENT;
-	for (uint32_t id = c->residues; id; id = t->residues[id].next) {
-		if (!t->residues[id].forgotten)
-			rc = 0;
-		t->residues[id].forgotten = true;
-	}
-	if (c->value)
-		rc = 0;
-	c->value = 0;
-	if (c->want) {
-		*fired = end_expectation(c, -ECANCELED);
-		rc = 1;
-	}
-	counter_tidy(t, c);
+	c = counter_find(t, imm);
+	if (c && c->state != BURIED)
+		rc = counter_reset(t, c, fired);
+	if (born)
+		counter_bury(t, c, imm, born);
+	else if (c && c->state == BURIED)
+		counter_exhume(t, c, UNCLAIMED);
+	else if (c)
+		counter_tidy(t, c);
 	return rc;
+}
+
+void imm_tombstones_expire(struct imm_table *t, uint64_t oldest)
+{
+	while (t->n[BURIED]) {
+		struct counter *c = node_counter(t, t->nodes[GRAVES].next);
+
+		if (t->expectations[counter_id(t, c)].born >= oldest)
+			return;
+		counter_exhume(t, c, UNCLAIMED);
+	}
+}
+
+unsigned imm_source_died(struct imm_table *t, uint32_t source, struct imm_fired *fired,
+			 unsigned max)
+{
+	uint32_t node = t->nodes[FROM].next;
+	unsigned n = 0;
+
+	while (node != FROM && n < max) {
+		struct counter *c = node_counter(t, node);
+		struct tally *tally =
+			origin_find(&t->sources, counter_id(t, c), &c->origin, source);
+
+		node = t->nodes[node].next;
+		if (!tally || tally->count >= tally->owes)
+			continue;
+		expectation_abort(t, c, -EHOSTDOWN, &fired[n]);
+		fired[n++].source = source;
+		counter_tidy(t, c);
+	}
+	return n;
+}
+
+static void drop_in(struct imm_table *t, enum list list, uint32_t source)
+{
+	uint32_t node = t->nodes[list].next;
+
+	while (node != list) {
+		struct counter *c = node_counter(t, node);
+
+		node = t->nodes[node].next;
+		origin_drop(&t->sources, counter_id(t, c), &c->origin, source);
+		counter_tidy(t, c);
+	}
 }
 
 void imm_drop_source(struct imm_table *t, uint32_t source)
 {
-	for (uint32_t id = 1; id <= t->counter_pool.used && t->n_residues; id++) {
-		struct counter *c = &t->counters[id];
-		uint32_t *link;
+	drop_in(t, LIVE, source);
+	drop_in(t, GRAVES, source);
+}
 
-		if (!c->key || !c->residues)
+uint32_t imm_hoarder(struct imm_table *t, uint32_t source)
+{
+	uint32_t *made = calloc(IMM_SOURCES, sizeof(*made)), most = source;
+
+	if (!made)
+		return source;
+	made[source] = 1;
+	for (uint32_t node = t->nodes[LIVE].next; node != LIVE; node = t->nodes[node].next) {
+		const struct counter *c = node_counter(t, node);
+		uint32_t maker = origin_any(&t->sources, &c->origin);
+
+		if (c->state == UNCLAIMED && maker < IMM_SOURCES && ++made[maker] > made[most])
+			most = maker;
+	}
+	free(made);
+	return most;
+}
+
+void imm_forget_unclaimed(struct imm_table *t, uint32_t source)
+{
+	uint32_t node = t->nodes[LIVE].next;
+
+	while (node != LIVE) {
+		struct counter *c = node_counter(t, node);
+
+		node = t->nodes[node].next;
+		if (c->state != UNCLAIMED || origin_any(&t->sources, &c->origin) != source)
 			continue;
-		link = residue_find(t, c, source);
-		if (*link)
-			residue_remove(t, link);
+		origin_forget(&t->sources, &c->origin);
+		origin_remove_records(&t->sources, &c->origin);
+		c->value = 0;
 		counter_tidy(t, c);
 	}
 }
 
 unsigned imm_cancel_all(struct imm_table *t, struct imm_fired *fired, unsigned max)
 {
+	uint32_t node = t->nodes[LIVE].next;
 	unsigned n = 0;
 
-	for (uint32_t id = 1; id <= t->counter_pool.used && n < max; id++) {
-		struct counter *c = &t->counters[id];
+	while (node != LIVE && n < max) {
+		struct counter *c = node_counter(t, node);
 
-		if (!c->key || !c->want)
+		node = t->nodes[node].next;
+		if (!c->want)
 			continue;
-		fired[n++] = end_expectation(c, -ECANCELED);
+		expectation_abort(t, c, -ECANCELED, &fired[n++]);
 		counter_tidy(t, c);
 	}
 	return n;
+}
+
+void imm_each(struct imm_table *t,
+	      void (*fn)(void *arg, uint32_t imm, uint64_t value, uint64_t want,
+			 uint32_t waiting_for),
+	      void *arg)
+{
+	for (uint32_t node = t->nodes[LIVE].next; node != LIVE; node = t->nodes[node].next) {
+		const struct counter *c = node_counter(t, node);
+
+		if (counter_empty(c))
+			continue;
+		fn(arg, c->key - 1, c->value, c->want, origin_owing(&t->sources, &c->origin));
+	}
+}
+
+void imm_stats(const struct imm_table *t, struct imm_stats *stats)
+{
+	uint32_t empty[N_STATES] = { 0 };
+
+	for (uint32_t i = 0; i < KEPT; i++) {
+		const struct counter *c = &t->counters[t->kept[i]];
+
+		empty[c->state] += t->kept[i] && counter_empty(c);
+	}
+	*stats = (struct imm_stats){
+		.claimed = t->n[CLAIMED] - empty[CLAIMED],
+		.unclaimed = t->n[UNCLAIMED] - empty[UNCLAIMED],
+		.records = t->sources.n,
+		.tombstones = t->n[BURIED],
+		.swallowed = t->swallowed,
+	};
 }

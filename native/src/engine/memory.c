@@ -10,9 +10,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "engine/handshake.h"
 #include "engine/peer.h"
 #include "engine/progress.h"
+#include "engine/regions.h"
 #include "util/random.h"
 
 #define HUGE_PAGE (2ull << 20)
@@ -59,7 +59,10 @@ static int publish_mr(struct pg_group *g, const struct memory *m, pg_mr_t *handl
 		error_set(err, rc, "cannot read random bytes: %s", strerror(-rc));
 		goto err_release;
 	}
+	mr->region |= 1; /* not 0 */
 	mr->memory = *m;
+	mr->revoked = false;
+	list_init(&mr->holders);
 	atomic_store_explicit(&mr->len, m->len, memory_order_relaxed);
 	for (i = 0; i < g->n_domains; i++) {
 		struct domain *d = g->domains[i];
@@ -70,10 +73,12 @@ static int publish_mr(struct pg_group *g, const struct memory *m, pg_mr_t *handl
 	}
 	handles_publish(&mr->h);
 	*handle = handle_of(&mr->h);
+	mr->generation = (uint32_t)(*handle >> 32);
 	return 0;
 err_dereg:
 	dereg(g, mr, i);
 err_release:
+	mr->region = 0;
 	handles_release(&g->mrs, &mr->h);
 	return rc;
 }
@@ -92,7 +97,7 @@ static int check_range(const void *ptr, uint64_t len, struct pg_error *err)
 int pg_reg_mr(struct pg_group *g, void *ptr, uint64_t len, pg_mr_t *mr, struct pg_error *err)
 {
 	struct memory m = { .base = ptr, .len = len, .fd = -1 };
-	int rc = check_range(ptr, len, err);
+	int rc = group_forked(g) ? group_stale(err) : check_range(ptr, len, err);
 
 	if (rc)
 		return rc;
@@ -171,6 +176,8 @@ static int map_memfd(struct memory *m, uint64_t len, unsigned flags, struct pg_e
 			       (unsigned long long)m->fd_len, strerror(errno));
 		goto err_close;
 	}
+	/* A forked child has no business here. */
+	madvise(m->base, m->fd_len, MADV_DONTFORK);
 	return 0;
 err_close:
 	close(m->fd);
@@ -183,6 +190,8 @@ int pg_alloc_mr(struct pg_group *g, uint64_t len, int numa, unsigned flags, void
 	struct memory m;
 	int rc;
 
+	if (group_forked(g))
+		return group_stale(err);
 	if (flags & ~(unsigned)(PG_ALLOC_HUGEPAGES | PG_ALLOC_PREFAULT))
 		return error_set(err, -EINVAL, "unknown allocation flags 0x%x", flags);
 	rc = check_range(NULL, len, err);
@@ -219,32 +228,54 @@ static bool unused(struct pg_group *g, void *arg)
 	return handle_unused(arg);
 }
 
+/* Still ours, but for who was told that it is revoked. */
+static int keep(struct mr *mr, int rc, struct pg_error *err)
+{
+	const struct peer *p = region_holder(mr);
+
+	handles_revive(&mr->h);
+	if (rc != -ETIMEDOUT)
+		return error_set(err, rc, "waiting for the region: %s", strerror(-rc));
+	if (!p)
+		return error_set(err, -EBUSY, "operations in flight still read the region");
+	return error_set(err, -EBUSY, "%s may still write to the region%s", peer_name(p).text,
+			 p->silent ? "; it is not responsive" : "; does it make progress?");
+}
+
+static void forget(struct pg_group *g, struct mr *mr)
+{
+	dereg(g, mr, g->n_domains);
+	free_memory(&mr->memory);
+	mr->region = 0;
+	handles_release(&g->mrs, &mr->h);
+}
+
 int pg_unreg_mr(struct pg_group *g, pg_mr_t handle, uint64_t timeout_ns, struct pg_error *err)
 {
 	struct mr *mr;
 	int rc;
 
+	if (group_forked(g))
+		return group_stale(err);
+	group_hold(g);
 	group_enter(g);
 	mr = handles_get(&g->mrs, handle, &rc);
-	if (mr)
+	if (mr) {
 		handles_retire(&mr->h); /* nothing new can name it */
+		region_revoke(g, mr);
+	}
 	group_leave(g);
-	if (!mr)
+	if (!mr) {
+		group_drop(g);
 		return error_set(err, rc, "0x%llx is not a region", (unsigned long long)handle);
-	group_hold(g);
+	}
 	rc = group_wait(g, unused, &mr->h, timeout_ns);
 	group_enter(g);
 	if (rc && !handle_unused(&mr->h)) {
-		handles_revive(&mr->h);
-		if (rc == -ETIMEDOUT)
-			rc = error_set(err, -EBUSY, "operations in flight still read the region");
-		else
-			error_set(err, rc, "waiting for the region: %s", strerror(-rc));
+		rc = keep(mr, rc, err);
 	} else {
 		rc = 0;
-		dereg(g, mr, g->n_domains);
-		free_memory(&mr->memory);
-		handles_release(&g->mrs, &mr->h);
+		forget(g, mr);
 	}
 	group_leave(g);
 	group_drop(g);
@@ -257,11 +288,13 @@ int pg_mr_desc(struct pg_group *g, pg_mr_t handle, void *buf, size_t *len)
 	struct mr *mr;
 	int rc;
 
+	if (group_forked(g))
+		return -ESTALE;
 	group_enter(g);
 	mr = handles_get(&g->mrs, handle, &rc);
 	if (mr) {
 		memcpy(d.incarnation, g->addr.incarnation, sizeof(d.incarnation));
-		d.generation = (uint32_t)(handle >> 32);
+		d.generation = mr->generation;
 		d.region = mr->region;
 		d.base = (uintptr_t)mr->memory.base;
 		d.len = mr->memory.len;
@@ -274,28 +307,25 @@ int pg_mr_desc(struct pg_group *g, pg_mr_t handle, void *buf, size_t *len)
 	return mr ? mr_desc_encode(&d, buf, len) : rc;
 }
 
-int memory_export(struct pg_group *g, uint64_t region, uint32_t generation, struct offer *offer)
+int memory_export(struct pg_group *g, const struct mr *mr, struct offer *offer)
 {
-	for (uint32_t i = 0; i < g->mrs.used; i++) {
-		struct mr *mr = (struct mr *)handles_slot(&g->mrs, i);
+	struct domain *d = g->domains[0];
 
-		if (mr->region == region &&
-		    atomic_load_explicit(&mr->h.generation, memory_order_relaxed) == generation)
-			return g->domains[0]->transport->mr_export(g->domains[0], &mr->memory,
-								   offer);
-	}
-	return -ESTALE;
+	/* Reached by address and key. */
+	if (mr->memory.fd < 0 || !d->caps.maps_peer)
+		return 0;
+	return d->transport->mr_export(d, &mr->memory, offer);
 }
 
 void memory_close(struct pg_group *g)
 {
 	for (uint32_t i = 0; i < g->mrs.used; i++) {
-		struct mr *mr = (struct mr *)handles_slot(&g->mrs, i);
+		struct mr *mr = mr_slot(g, i);
 
-		/* odd: in use, see handle.h */
-		if (atomic_load_explicit(&mr->h.generation, memory_order_relaxed) & 1) {
-			dereg(g, mr, g->n_domains);
-			free_memory(&mr->memory);
-		}
+		if (!mr)
+			continue;
+		holders_free(mr);
+		dereg(g, mr, g->n_domains);
+		free_memory(&mr->memory);
 	}
 }

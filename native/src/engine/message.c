@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/completion.h"
 #include "engine/peer.h"
 #include "engine/progress.h"
 
@@ -61,7 +62,7 @@ void message_arrived(struct pg_group *g, struct peer *p, const void *data, uint3
 	memcpy(b->data, data, b->event.len);
 	/* relaxed: the queue's release orders it before the caller's release of the buffer */
 	atomic_store_explicit(&b->state, 1, memory_order_relaxed);
-	ring_put(&g->ready_events, g->config->max_events + i);
+	ring_put(&g->ready_events, recv_index(g, i));
 	g->delivered = true;
 }
 
@@ -69,6 +70,8 @@ int pg_submit_recvs(struct pg_group *g, uint32_t len, uint32_t count, struct pg_
 {
 	uint32_t n, i;
 
+	if (group_forked(g))
+		return group_stale(err);
 	if (len == 0 || len > PG_MSG_MAX)
 		return error_set(err, -EINVAL, "receive buffers of %u bytes; 1 to %d", len,
 				 PG_MSG_MAX);
@@ -101,7 +104,7 @@ int pg_submit_recvs(struct pg_group *g, uint32_t len, uint32_t count, struct pg_
 
 int pg_recv_release(struct pg_group *g, const void *data)
 {
-	uint32_t n = atomic_load_explicit(&g->n_recvs, memory_order_acquire);
+	uint32_t n = group_forked(g) ? 0 : atomic_load_explicit(&g->n_recvs, memory_order_acquire);
 	/* Buffers mostly come back in the order they are used. relaxed: only where to look first */
 	uint32_t at = atomic_load_explicit(&g->next_release, memory_order_relaxed);
 

@@ -10,8 +10,11 @@
 #include <sys/mman.h>
 
 #include "engine/completion.h"
+#include "engine/fence.h"
 #include "engine/memory.h"
+#include "engine/paths.h"
 #include "engine/peer.h"
+#include "engine/peer_group.h"
 
 /* ---- Slots ---- */
 
@@ -93,12 +96,20 @@ void ops_share(struct pg_group *g)
 
 /* ---- Completion ---- */
 
-static bool in_flight(const struct op *op)
+bool op_in_flight(const struct op *op)
 {
 	for (unsigned i = 0; i < op->n_lanes; i++)
 		if (op->lanes[i].inflight)
 			return true;
 	return false;
+}
+
+bool op_unposted(const struct op *op)
+{
+	for (unsigned i = 0; i < op->n_lanes; i++)
+		if (op->lanes[i].next != op->lanes[i].end)
+			return true;
+	return op->n_lanes == 0;
 }
 
 void op_fail(struct op *op, int status, const char *text)
@@ -107,8 +118,10 @@ void op_fail(struct op *op, int status, const char *text)
 		return;
 	op->status = status;
 	snprintf(op->text, sizeof(op->text), "%s", text ? text : "");
-	for (unsigned i = 0; i < op->n_lanes; i++)
+	for (unsigned i = 0; i < op->n_lanes; i++) {
+		op->lanes[i].cut |= op->lanes[i].next != op->lanes[i].end;
 		op->lanes[i].next = op->lanes[i].end;
+	}
 }
 
 static void tell_parent(struct pg_group *g, struct op *child)
@@ -125,14 +138,26 @@ static void tell_parent(struct pg_group *g, struct op *child)
 		op_settle(g, parent, OP_POSTED);
 }
 
-static void complete(struct pg_group *g, struct op *op)
+static void unbind(struct pg_group *g, struct op *op)
 {
-	list_remove(&op->link);
 	if (op->mr)
 		handle_unref(&op->mr->h);
 	if (op->rmr)
 		handle_unref(&op->rmr->h);
+	if (op->group)
+		handle_unref(&op->group->h);
+	op->live = false;
 	g->n_live--;
+}
+
+static void complete(struct pg_group *g, struct op *op)
+{
+	/* In no list: what follows may end its peer, and all that is listed there. */
+	list_remove(&op->link);
+	list_remove(&op->linger);
+	if (op->status && op->n_lanes > 1)
+		op_settle_counts(g, op);
+	unbind(g, op);
 	if (op->parent != NO_OP) {
 		tell_parent(g, op);
 	} else {
@@ -150,22 +175,56 @@ static void complete(struct pg_group *g, struct op *op)
 	op_give(g, op, true);
 }
 
+/* Posted, and yet it has to wait for what its peer does with it. */
+static bool lingers(struct pg_group *g, struct op *op)
+{
+	bool visible = true;
+
+	if (op->desc.opcode == PG_OP_FENCE)
+		return !fence_run(g, op);
+	if (!(op->desc.flags & PG_REMOTE_VISIBLE) || op->status)
+		return false;
+	for (unsigned i = 0; i < op->n_lanes; i++)
+		visible &= path_visible(op->peer, op->lanes[i].conn, &op->lanes[i].mark);
+	return !visible;
+}
+
+static void wait_in(struct list *list, struct list *node)
+{
+	list_remove(node);
+	list_append(list, node);
+}
+
 void op_settle(struct pg_group *g, struct op *op, enum op_turn turn)
 {
 	if (turn == OP_POSTED || op->status) {
-		if (in_flight(op)) {
-			list_remove(&op->link);
-			list_append(&op->peer->waiting, &op->link);
+		if (op_in_flight(op)) {
+			wait_in(&op->peer->waiting, &op->link);
+		} else if (op->peer && lingers(g, op)) {
+			wait_in(&op->peer->waiting, &op->link);
+			wait_in(&g->lingering, &op->linger);
 		} else {
 			complete(g, op);
 		}
 		return;
 	}
 	op->peer->n_blocked = turn == OP_BLOCKED ? op->peer->n_blocked + 1 : 0;
-	list_remove(&op->link);
-	list_append(&op->peer->ready, &op->link);
+	wait_in(&op->peer->ready, &op->link);
 	if (list_empty(&op->peer->active))
 		list_append(&g->active, &op->peer->active);
+}
+
+void ops_linger(struct pg_group *g)
+{
+	struct list now;
+
+	list_take_all(&now, &g->lingering);
+	while (!list_empty(&now)) {
+		struct op *op = LIST_ENTRY(now.next, struct op, linger);
+
+		list_remove(&op->linger);
+		op_settle(g, op, OP_POSTED);
+	}
 }
 
 void op_abandon(struct pg_group *g, struct op *op, int status, const char *text)
@@ -176,30 +235,15 @@ void op_abandon(struct pg_group *g, struct op *op, int status, const char *text)
 	complete(g, op);
 }
 
-/* Shards of a split write may have been counted, and the other side would take them for parts of
- * the next write with this immediate. Nothing can settle that yet, so it ends the peer. */
-static bool half_counted(const struct op *op)
-{
-	if (op->desc.opcode != PG_OP_WRITE || op->desc.imm == PG_NO_IMM || op->n_lanes == 1)
-		return false;
-	for (unsigned i = 0; i < op->n_lanes; i++)
-		if (op->lanes[i].next == op->lanes[i].end)
-			return true;
-	return false;
-}
+/* ---- Work requests that ended ---- */
 
-void op_wr_failed(struct pg_group *g, struct op *op, const struct domain *d, int status,
-		  const char *why)
+void op_wr_failed(struct op *op, const struct domain *d, int status, const char *why)
 {
-	bool ends_peer = !op->status && half_counted(op);
 	char text[PG_ERROR_MAX];
 
 	snprintf(text, sizeof(text), "%s: write over %s: %.140s", peer_name(op->peer).text, d->name,
 		 why);
 	op_fail(op, status, text);
-	if (ends_peer)
-		peer_down(g, op->peer, status, "a split write failed over %s: %.100s", d->name,
-			  why);
 }
 
 void op_wr_done(struct pg_group *g, const struct arrival *a)
@@ -210,17 +254,46 @@ void op_wr_done(struct pg_group *g, const struct arrival *a)
 	lane->inflight--;
 	op->deadline = 0;
 	if (a->status) {
+		lane->failed = true;
 		list_remove(&op->link); /* as in op_run */
-		op_wr_failed(g, op, a->conn->domain, a->status, strerror(-a->status));
+		op_wr_failed(op, a->conn->domain, a->status, strerror(-a->status));
 		op_settle(g, op, OP_POSTED);
 		return;
 	}
-	/* Something may be left to post: a last piece that waited for the others. */
+	/* Something may be left to post: a last piece that waited for the others. Of what is posted
+	 * already, nothing is asked any more. */
 	if (lane->inflight == 0)
-		op_settle(g, op, op->status ? OP_POSTED : op_run(g, op));
+		op_settle(g, op, op_unposted(op) ? op_run(g, op) : OP_POSTED);
 }
 
 /* ---- Binding ---- */
+
+/* Alive, and nothing more. */
+static void unbound(struct pg_group *g, struct op *op)
+{
+	op->peer = NULL;
+	op->mr = NULL;
+	op->rmr = NULL;
+	op->group = NULL;
+	op->status = 0;
+	op->text[0] = '\0';
+	op->n_lanes = 0;
+	op->deadline = 0;
+	op->limit = 0;
+	op->live = true;
+	op->serial = ++g->op_serial;
+	list_init(&op->link);
+	list_init(&op->linger);
+	g->n_live++;
+}
+
+/* Accepted, and yet never started. */
+static void op_refuse(struct pg_group *g, struct op *op, int status, const char *text)
+{
+	unbound(g, op);
+	op_fail(op, status, text);
+	complete(g, op);
+}
 
 static int bind_regions(struct pg_group *g, struct op *op, pg_mr_t src, pg_rmr_t dst)
 {
@@ -245,20 +318,17 @@ static int bind_regions(struct pg_group *g, struct op *op, pg_mr_t src, pg_rmr_t
 	return 0;
 }
 
+static pg_peer_t op_peer(const struct pg_op *d)
+{
+	return d->opcode == PG_OP_FENCE ? d->u.fence.peer : d->u.send.peer;
+}
+
 static int bind(struct pg_group *g, struct op *op)
 {
 	const struct pg_op *d = &op->desc;
 	int rc = 0;
 
-	op->peer = NULL;
-	op->mr = NULL;
-	op->rmr = NULL;
-	op->status = 0;
-	op->text[0] = '\0';
-	op->n_lanes = 0;
-	op->deadline = 0;
-	list_init(&op->link);
-	g->n_live++;
+	unbound(g, op);
 	if (op->children)
 		return 0;
 	switch (d->opcode) {
@@ -270,7 +340,8 @@ static int bind(struct pg_group *g, struct op *op)
 		break;
 	case PG_OP_SEND:
 	case OP_IMM:
-		op->peer = handles_get(&g->peers, d->u.send.peer, &rc);
+	case PG_OP_FENCE:
+		op->peer = handles_get(&g->peers, op_peer(d), &rc);
 		if (!op->peer)
 			op_fail(op, rc, "the peer is gone");
 		break;
@@ -282,14 +353,59 @@ static int bind(struct pg_group *g, struct op *op)
 
 /* ---- Starting ---- */
 
+/* Members of a group are looked up here, where they cannot change. */
+static int bind_member(const struct pg_group *g, const struct peer_group *group, struct op *child)
+{
+	struct pg_op *d = &child->desc;
+	pg_peer_t member = group->peers[child->dst];
+	const struct rmr *rmr;
+	int rc = 0;
+
+	if (d->opcode == OP_IMM) {
+		d->u.send.peer = member;
+		return 0;
+	}
+	rmr = handles_get(&g->rmrs, d->u.write.dst, &rc);
+	return rmr && handle_of(&rmr->peer->h) != member ? -EINVAL : 0;
+}
+
+static int bind_group(struct pg_group *g, struct op *parent)
+{
+	pg_peer_group_t handle = parent->desc.opcode == PG_OP_SCATTER
+					 ? parent->desc.u.scatter.group
+					 : parent->desc.u.barrier.group;
+	struct pg_error err = { 0 };
+
+	if (!handle)
+		return 0;
+	parent->group = peer_group_get(g, handle, &err);
+	if (!parent->group) {
+		op_fail(parent, -ESTALE, err.text);
+		return -ESTALE;
+	}
+	handle_ref(&parent->group->h);
+	for (uint32_t slot = parent->next; slot != NO_OP; slot = g->ops[slot].next) {
+		if (!bind_member(g, parent->group, &g->ops[slot]))
+			continue;
+		op_fail(parent, -EINVAL, "a destination is no region of its member of the group");
+		return -EINVAL;
+	}
+	return 0;
+}
+
 static void start_children(struct pg_group *g, struct op *parent)
 {
+	int rc = bind_group(g, parent);
+
 	/* The last child completes the parent, so read the list ahead of it. */
 	for (uint32_t slot = parent->next; slot != NO_OP;) {
 		struct op *child = &g->ops[slot];
 
 		slot = child->next;
-		op_start(g, child);
+		if (rc)
+			op_refuse(g, child, rc, parent->text);
+		else
+			op_start(g, child);
 	}
 }
 
@@ -303,8 +419,15 @@ void op_start(struct pg_group *g, struct op *op)
 		start_children(g, op);
 		return;
 	}
+	if (!op->peer) { /* a barrier of a group that was removed just before */
+		op_fail(op, -ESTALE, "the peer group has been removed");
+		complete(g, op);
+		return;
+	}
+	if (op->desc.opcode == PG_OP_FENCE)
+		fence_start(g, op);
 	/* Behind what its peer has to do already, else at once. */
-	if (!list_empty(&op->peer->ready))
+	else if (!list_empty(&op->peer->ready))
 		op_settle(g, op, OP_MORE);
 	else if (!op_post_whole(g, op))
 		op_settle(g, op, op_run(g, op));

@@ -44,17 +44,30 @@ bool op_post_whole(struct pg_group *g, struct op *op);
 /* Stops posting; it completes with this once nothing is in flight. text may be NULL. */
 void op_fail(struct op *op, int status, const char *text);
 
+bool op_in_flight(const struct op *op);
+/* Whether something of it is still to be posted. */
+bool op_unposted(const struct op *op);
+
+/* Goes on with those that wait for something to become visible, or for a fence. */
+void ops_linger(struct pg_group *g);
+
 /* Completes it if it is over, else puts it where it waits. */
 void op_settle(struct pg_group *g, struct op *op, enum op_turn turn);
 
 /* A work request failed: so does the operation. */
-void op_wr_failed(struct pg_group *g, struct op *op, const struct domain *d, int status,
-		  const char *why);
+void op_wr_failed(struct op *op, const struct domain *d, int status, const char *why);
 
 /* The transport ended a work request. */
 void op_wr_done(struct pg_group *g, const struct arrival *a);
 
 /* Ends it now: its connections are gone, nothing can be in flight. */
 void op_abandon(struct pg_group *g, struct op *op, int status, const char *text);
+
+/* It has failed: has its peer forget what it may have counted of it. */
+void op_settle_counts(struct pg_group *g, struct op *op);
+
+/* The control message by which a peer does so. */
+struct control_msg;
+int op_settled(struct pg_group *g, struct peer *p, const struct control_msg *msg);
 
 #endif

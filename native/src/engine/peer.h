@@ -8,7 +8,10 @@
 
 #include "engine/group.h"
 
-/* The peer of this address: known already or made now. -EPROTO, -ENOSPC, -EHOSTUNREACH. */
+/* ---- peer.c: who ---- */
+
+/* The peer of this address: known already or made now. An older engine that could be found at the
+ * same place has ended. -EPROTO, -ENOSPC, -EHOSTUNREACH. */
 int peer_of_addr(struct pg_group *g, const struct net_addr *addr, struct peer **peer,
 		 struct pg_error *err);
 struct peer *peer_find(struct pg_group *g, const uint8_t incarnation[16], uint32_t group);
@@ -31,42 +34,64 @@ static inline bool peer_alive(const struct peer *p)
 	return peer_state(p) != PEER_DOWN;
 }
 
-/* All that is ready has been tried and could not be posted. There are n_live operations at most. */
-static inline bool peer_blocked(const struct pg_group *g, const struct peer *p)
-{
-	return p->n_blocked >= g->n_live;
-}
-
-/* The domains that connection k joins: every NIC of the side that has more is used once. */
-static inline unsigned peer_local_domain(const struct pg_group *g, unsigned k)
-{
-	return k % g->n_domains;
-}
-
-static inline unsigned peer_remote_domain(const struct peer *p, unsigned k)
-{
-	return k % p->addr.n_domains;
-}
-
-/* Share of a split write. */
-uint32_t peer_conn_weight(const struct peer *p, unsigned k);
-
 void peer_set_state(struct peer *p, enum peer_state state);
 
 /* True when it can be posted to; else starts what is needed for that. */
 bool peer_ready(struct pg_group *g, struct peer *p);
 
-/* Makes our half of the connections; p->offers is what the peer must know. */
-int peer_open_conns(struct pg_group *g, struct peer *p, struct pg_error *err);
+/* The i-th slot, if it is in use. */
+static inline struct peer *peer_slot(const struct pg_group *g, uint32_t i)
+{
+	struct peer *p = (struct peer *)handles_slot(&g->peers, i);
 
-/* Its operations fail with this and it is not talked to again. What has arrived from it stays. */
+	/* odd: in use, see handle.h */
+	return atomic_load_explicit(&p->h.generation, memory_order_relaxed) & 1 ? p : NULL;
+}
+
+/* ---- life.c: up, down, death ---- */
+
+void peer_up(struct pg_group *g, struct peer *p);
+
+/* Its operations fail with this and it is not talked to again. What has arrived from it is still
+ * taken; see peers_end. */
 __attribute__((format(printf, 4, 5))) void peer_down(struct pg_group *g, struct peer *p, int status,
 						     const char *fmt, ...);
 
 /* Its process, for the news of its death. */
 void peer_watch_process(struct pg_group *g, struct peer *p, pid_t pid);
-
 void process_forget(struct pg_group *g, struct peer *p);
+
+/* From now on it can write to us. */
+void peer_can_write(struct pg_group *g, struct peer *p);
+
+/* Whether a peer that is down is known to write no more: it has died, or has hung up. */
+bool peer_stopped(const struct pg_group *g, const struct peer *p);
+
+/* Arrivals of peers that are down put off their end. */
+void peers_still_heard(struct pg_group *g, const struct arrival *arrivals, unsigned n);
+
+/* A control message has come from it. */
+void peer_heard(struct pg_group *g, struct peer *p);
+
+/* Once in a heartbeat: tells peers that we live, and notes who does not tell us. */
+void peers_beat(struct pg_group *g);
+
+/* What is left to do of those that are down, after a round of polling. */
+void peers_end(struct pg_group *g);
+/* Whether there is something of that now. */
+bool peers_ending(const struct pg_group *g);
+
+void peers_down(struct pg_group *g, int status, const char *text);
+/* Closes everything; operations in flight end with status. */
+void peers_close(struct pg_group *g, int status, const char *text);
+
+/* ---- turns.c: what is owed ---- */
+
+/* All that is ready has been tried and could not be posted. There are n_live operations at most. */
+static inline bool peer_blocked(const struct pg_group *g, const struct peer *p)
+{
+	return p->n_blocked >= g->n_live;
+}
 
 /* Notes that connection k was posted to, for peers_flush. */
 static inline void peer_posted(struct pg_group *g, struct peer *p, unsigned k)
@@ -81,8 +106,5 @@ int peer_run(struct pg_group *g, struct peer *p);
 
 void peers_flush(struct pg_group *g);
 void peers_scan_deadlines(struct pg_group *g);
-
-/* Closes everything; operations in flight end with status. */
-void peers_close(struct pg_group *g, int status, const char *text);
 
 #endif

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/memory.h"
+#include "engine/paths.h"
 #include "engine/peer.h"
 
 #define TURN_WRS 32
@@ -37,31 +38,30 @@ static unsigned next_conn(struct op *op)
 {
 	struct peer *p = op->peer;
 
-	if (p->n_conns == 1 || op->spread == PG_SPREAD_ONE)
+	if (op->spread == PG_SPREAD_ONE)
 		return 0;
 	if (op->spread == PG_SPREAD_PEER)
 		return op->dst % p->n_conns;
-	return p->next_conn++ % p->n_conns;
+	return path_next(p);
 }
 
 static void divide_write(struct op *op)
 {
-	const struct peer *p = op->peer;
+	struct peer *p = op->peer;
 	uint64_t len = op->desc.u.write.len;
-	struct shard shards[MAX_CONNS];
-	uint32_t weights[MAX_CONNS];
-	unsigned k;
+	struct shard shards[MAX_LANES];
+	uint32_t weights[MAX_LANES];
+	unsigned conns[MAX_LANES], k;
 
 	if (p->n_conns == 1 || len < p->conns[0]->domain->caps.split_min ||
 	    op->spread != PG_SPREAD_BYTES) {
 		add_lane(op, next_conn(op), 0, 1, len);
 		return;
 	}
-	for (unsigned i = 0; i < p->n_conns; i++)
-		weights[i] = peer_conn_weight(p, i);
-	k = shard_split(len, p->n_conns, weights, SHARD_ALIGN, shards);
+	k = paths_split(p, conns, weights);
+	k = shard_split(len, k, weights, SHARD_ALIGN, shards);
 	for (unsigned i = 0; i < k; i++) {
-		struct lane *lane = add_lane(op, shards[i].lane, 0, 1, shards[i].len);
+		struct lane *lane = add_lane(op, conns[shards[i].lane], 0, 1, shards[i].len);
 
 		lane->offset = shards[i].offset;
 		if (op->desc.imm != PG_NO_IMM)
@@ -69,16 +69,26 @@ static void divide_write(struct op *op)
 	}
 }
 
+/* Pages in proportion to weights; when there are few, other NICs come first the next time. */
 static void divide_pages(struct op *op)
 {
-	uint32_t n = op->desc.u.paged.n_pages, k = op->peer->n_conns;
+	uint32_t n = op->desc.u.paged.n_pages, weights[MAX_LANES], begin = 0;
+	unsigned conns[MAX_LANES], k = paths_split(op->peer, conns, weights);
 	unsigned first = op->peer->next_conn++;
+	uint64_t total = 0, below = 0;
 
-	if (k > n)
-		k = n;
-	for (uint32_t i = 0; i < k; i++)
-		add_lane(op, (first + i) % op->peer->n_conns, (uint32_t)((uint64_t)n * i / k),
-			 (uint32_t)((uint64_t)n * (i + 1) / k), op->desc.u.paged.page_len);
+	for (unsigned l = 0; l < k; l++)
+		total += weights[l];
+	for (unsigned i = 0; i < k; i++) {
+		unsigned l = (first + i) % k;
+		uint32_t end;
+
+		below += weights[l];
+		end = (uint32_t)((unsigned __int128)n * below / total);
+		if (end > begin)
+			add_lane(op, conns[l], begin, end, op->desc.u.paged.page_len);
+		begin = end;
+	}
 }
 
 /* Once the peer is up. */
@@ -165,7 +175,7 @@ static unsigned cut(struct pg_group *g, const struct op *op, unsigned l, struct 
 			wr->raddr += c.within;
 			wr->mapped = wr->mapped ? (char *)wr->mapped + c.within : NULL;
 			wr->lkey = op->mr->lkeys[d->index];
-			wr->rkey = op->rmr->desc.keys[peer_remote_domain(op->peer, lane->conn)];
+			wr->rkey = op->rmr->desc.keys[path_remote(op->peer, lane->conn)];
 		}
 		if (wr->op == WR_WRITE && last && op->desc.imm != PG_NO_IMM) {
 			wr->op = WR_WRITE_IMM;
@@ -193,11 +203,12 @@ static enum op_turn run_lane(struct pg_group *g, struct op *op, unsigned l)
 		return OP_POSTED;
 	err.text[0] = '\0'; /* not all of it: this is the hot path */
 	posted = conn->domain->transport->post(conn, wrs, n, &err);
-	if (posted == -EAGAIN)
+	if (posted == -EAGAIN) {
+		conn->stats.eagain++;
 		return OP_BLOCKED;
+	}
 	if (posted < 0) {
-		op_wr_failed(g, op, conn->domain, posted,
-			     err.text[0] ? err.text : strerror(-posted));
+		op_wr_failed(op, conn->domain, posted, err.text[0] ? err.text : strerror(-posted));
 		return OP_POSTED;
 	}
 	lane->next = after[posted - 1].next;
@@ -205,17 +216,32 @@ static enum op_turn run_lane(struct pg_group *g, struct op *op, unsigned l)
 	op->deadline = 0;
 	if (!conn->domain->caps.sync_post)
 		lane->inflight += (uint32_t)posted;
+	conn->stats.posted += (unsigned)posted;
+	for (int i = 0; i < posted; i++)
+		conn->stats.bytes_out += wrs[i].len;
 	peer_posted(g, op->peer, lane->conn);
 	return lane->next == lane->end ? OP_POSTED : OP_MORE;
 }
 
-/* Fails it if its peer or region has. */
-static void op_check(struct op *op)
+static bool too_long(const struct op *op)
 {
-	if (!peer_alive(op->peer))
+	return op->desc.opcode == PG_OP_SEND && op->desc.u.send.len > op->peer->max_msg;
+}
+
+/* True when it can be posted. Fails it if it never can. */
+static bool can_post(struct pg_group *g, struct op *op)
+{
+	if (peer_ready(g, op->peer)) {
+		if (too_long(op))
+			op_fail(op, -EMSGSIZE, "its peer takes only shorter messages");
+		else if (!op->rmr || rmr_ready(g, op->rmr))
+			return true;
+		else if (rmr_state(op->rmr) == RMR_FAILED)
+			op_fail(op, op->rmr->status, op->rmr->reason);
+	} else if (!peer_alive(op->peer)) {
 		op_fail(op, op->peer->status, op->peer->reason);
-	else if (op->rmr && rmr_state(op->rmr) == RMR_FAILED)
-		op_fail(op, op->rmr->status, op->rmr->reason);
+	}
+	return false;
 }
 
 enum op_turn op_run(struct pg_group *g, struct op *op)
@@ -224,10 +250,8 @@ enum op_turn op_run(struct pg_group *g, struct op *op)
 
 	/* In no list: what follows may end its peer, and thereby all that is listed there. */
 	list_remove(&op->link);
-	if (!peer_ready(g, op->peer) || (op->rmr && !rmr_ready(g, op->rmr))) {
-		op_check(op);
+	if (!can_post(g, op))
 		return op->status ? OP_POSTED : OP_BLOCKED;
-	}
 	if (op->n_lanes == 0)
 		divide(op);
 	/* Lanes that move bytes on threads of their own come last in a group and start first. */
@@ -248,6 +272,7 @@ bool op_post_whole(struct pg_group *g, struct op *op)
 	const struct pg_write *w = &op->desc.u.write;
 	struct peer *p = op->peer;
 	struct wr wr = { .op = WR_WRITE };
+	struct conn *c;
 	unsigned k;
 
 	if (peer_state(p) != PEER_UP)
@@ -265,13 +290,15 @@ bool op_post_whole(struct pg_group *g, struct op *op)
 		return false;
 	}
 	k = next_conn(op);
+	c = p->conns[k];
 	if (op->desc.imm != PG_NO_IMM) {
 		wr.op = WR_WRITE_IMM;
 		wr.imm = op->desc.imm;
 	}
-	if (!p->conns[k]->domain->caps.sync_post ||
-	    p->conns[k]->domain->transport->post(p->conns[k], &wr, 1, NULL) != 1)
+	if (!c->domain->caps.sync_post || c->domain->transport->post(c, &wr, 1, NULL) != 1)
 		return false;
+	c->stats.posted++;
+	c->stats.bytes_out += wr.len;
 	peer_posted(g, p, k);
 	op_settle(g, op, OP_POSTED);
 	return true;

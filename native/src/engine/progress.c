@@ -5,20 +5,28 @@
 #include "engine/progress.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include "engine/completion.h"
 #include "engine/control.h"
 #include "engine/message.h"
+#include "engine/news.h"
 #include "engine/op.h"
 #include "engine/peer.h"
+#include "engine/regions.h"
+#include "engine/wait_fd.h"
+#include "engine/watcher.h"
 #include "util/clock.h"
+#include "util/fork_fds.h"
 
 #define CONTROL_NS 50000ull /* control sockets this often: their poll is a system call */
 #define CLOCK_ROUNDS 16u    /* the clock costs as much as a round */
 #define SUBMIT_BATCH 256
 #define MAX_WATCHED 32
+#define MS 1000000ull
+#define HOUR (3600000 * MS)
 
 /* ---- Watches ---- */
 
@@ -34,20 +42,35 @@ void watch_close(struct pg_group *g, struct watch *w)
 	if (w->fd < 0)
 		return;
 	epoll_ctl(g->epoll, EPOLL_CTL_DEL, w->fd, NULL);
+	fork_fds_remove(w->fd);
 	close(w->fd);
 	w->fd = -1;
 }
 
-/* One event per call of epoll_wait keeps a handler free to close other watches. */
-int watches_serve(struct pg_group *g, int timeout_ms)
+/* epoll_wait knows milliseconds only; since Linux 5.11 there is another one. */
+static int wait_event(struct pg_group *g, struct epoll_event *e, uint64_t ns)
+{
+	if (ns > 0 && ns < MS) {
+		struct timespec t = { .tv_nsec = (long)ns };
+		int n = epoll_pwait2(g->epoll, e, 1, &t, NULL);
+
+		if (n >= 0 || errno != ENOSYS)
+			return n;
+	}
+	ns = ns > HOUR ? HOUR : ns;
+	return epoll_wait(g->epoll, e, 1, (int)((ns + MS - 1) / MS));
+}
+
+/* One event per call keeps a handler free to close other watches. */
+int watches_serve(struct pg_group *g, uint64_t timeout_ns)
 {
 	struct epoll_event e;
 	int served = 0, n;
 
-	while ((n = epoll_wait(g->epoll, &e, 1, timeout_ms)) > 0) {
+	while ((n = wait_event(g, &e, timeout_ns)) > 0) {
 		struct watch *w = e.data.ptr;
 
-		timeout_ms = 0;
+		timeout_ns = 0;
 		if (w) /* domains have none: it is enough that they woke us */
 			w->ready(g, w, e.events);
 		if (++served == MAX_WATCHED)
@@ -58,7 +81,7 @@ int watches_serve(struct pg_group *g, int timeout_ms)
 
 /* ---- A round ---- */
 
-static int take_submitted(struct pg_group *g)
+int group_start_submitted(struct pg_group *g)
 {
 	uint32_t slot;
 	int n = 0;
@@ -75,48 +98,79 @@ static int take_imms(struct pg_group *g, struct arrival *a, unsigned n)
 	struct imm_fired fired[POLL_BATCH];
 	unsigned n_fired = 0;
 
-	if (g->worker_mode) /* see counters_enter */
-		imm_lock(g->imms);
+	counters_lock(g);
 	for (unsigned i = 0; i < n; i++) {
-		struct peer *p = a[i].conn->owner;
+		struct peer *p;
 		int rc;
 
 		if (a[i].kind != ARRIVAL_IMM)
 			continue;
-		a[i].conn->domain->stats.imms_in += a[i].count;
+		p = a[i].conn->owner;
+		/* Nobody can tell its writes any more from those of who gets its place. */
+		if (__builtin_expect(!peer_alive(p) && p->end != END_POLL, 0))
+			continue;
+		a[i].conn->stats.imms_in += a[i].count;
 		rc = imm_arrive(g->imms, p->h.index, a[i].imm, a[i].count, &fired[n_fired]);
 		a[i].status = rc < 0 ? rc : 0; /* its peer is reset once the lock is released */
 		if (rc > 0)
 			n_fired++;
 	}
-	if (g->worker_mode)
-		imm_unlock(g->imms);
+	counters_unlock(g);
 	for (unsigned i = 0; i < n_fired; i++)
-		deliver_fired(g, &fired[i]);
+		deliver_fired(g, &fired[i], NULL);
 	return (int)n_fired;
 }
 
-static void take_rest(struct pg_group *g, struct arrival *a)
+/* There is no room for another counter that nobody asked for. Whoever has made the most of them is
+ * reset, and loses them; then there is room for p, unless it was p. */
+static void make_counters(struct pg_group *g, struct peer *p, const struct arrival *a)
 {
-	struct peer *p = a->conn->owner;
+	struct imm_fired fired;
+	uint32_t source;
+	struct peer *hoarder;
+	int rc;
+
+	counters_lock(g);
+	source = imm_hoarder(g->imms, p->h.index);
+	counters_unlock(g);
+	hoarder = source < g->peers.used ? peer_slot(g, source) : NULL;
+	if (!hoarder)
+		hoarder = p;
+	peer_down(g, hoarder, -ENOBUFS,
+		  "more than %u counters, or half-arrived writes, that nobody asked for",
+		  g->config->max_unclaimed);
+	counters_lock(g);
+	imm_forget_unclaimed(g->imms, hoarder->h.index);
+	rc = hoarder == p ? 0 : imm_arrive(g->imms, p->h.index, a->imm, a->count, &fired);
+	counters_unlock(g);
+	if (rc > 0)
+		deliver_fired(g, &fired, NULL);
+	else if (rc < 0)
+		peer_down(g, p, -ENOBUFS, "no room for counters that nobody asked for");
+}
+
+static void take_rest(struct pg_group *g, struct domain *d, struct arrival *a)
+{
+	struct peer *p = a->conn ? a->conn->owner : NULL;
 
 	switch (a->kind) {
 	case ARRIVAL_IMM:
 		if (a->status)
-			peer_down(g, p, -ENOBUFS,
-				  "more than %u counters, or half-arrived writes, that nobody "
-				  "asked for",
-				  g->config->max_unclaimed);
+			make_counters(g, p, a);
 		break;
 	case ARRIVAL_MSG:
-		a->conn->domain->stats.msgs_in++;
+		a->conn->stats.msgs_in++;
 		message_arrived(g, p, a->data, a->len);
 		break;
 	case ARRIVAL_DONE:
 		op_wr_done(g, a);
 		break;
 	case ARRIVAL_DEAD:
-		peer_down(g, p, a->status, "connection over %s broke", a->conn->domain->name);
+		peer_down(g, p, a->status, "connection over %s broke: %s", d->name,
+			  strerror(-a->status));
+		break;
+	case ARRIVAL_NIC:
+		news_of_nic(g, d, a->status);
 		break;
 	default:
 		break;
@@ -131,6 +185,8 @@ static int poll_domain(struct pg_group *g, struct domain *d)
 	bool imms = false, rest = false;
 
 	g->no_room |= room == 0;
+	if (__builtin_expect(!list_empty(&g->ending), 0))
+		peers_still_heard(g, arrivals, n);
 	for (unsigned i = 0; i < n; i++) {
 		if (arrivals[i].kind == ARRIVAL_IMM)
 			imms = true;
@@ -143,26 +199,24 @@ static int poll_domain(struct pg_group *g, struct domain *d)
 			rest = arrivals[i].kind == ARRIVAL_IMM && arrivals[i].status;
 	}
 	for (unsigned i = 0; rest && i < n; i++)
-		take_rest(g, &arrivals[i]);
+		take_rest(g, d, &arrivals[i]);
 	return (int)n;
 }
 
-/* The active list is served once around; a peer that stays active goes to its end. */
+/* Each peer has a turn; one that stays active goes to the end of the list. */
 static int run_active(struct pg_group *g)
 {
-	struct list *last = g->active.prev;
+	struct list now;
 	int n = 0;
 
-	while (!list_empty(&g->active)) {
-		struct list *node = g->active.next;
-		struct peer *p = LIST_ENTRY(node, struct peer, active);
+	list_take_all(&now, &g->active);
+	while (!list_empty(&now)) {
+		struct peer *p = LIST_ENTRY(now.next, struct peer, active);
 
-		list_remove(node);
+		list_remove(&p->active);
 		n += peer_run(g, p);
 		if (!list_empty(&p->ready) && list_empty(&p->active))
 			list_append(&g->active, &p->active);
-		if (node == last)
-			break;
 	}
 	return n;
 }
@@ -176,6 +230,9 @@ int group_tick(struct pg_group *g)
 		g->next_control = g->now + CONTROL_NS;
 		n = watches_serve(g, 0);
 	}
+	/* After what they have said was heard. */
+	if (g->now >= g->next_beat)
+		peers_beat(g);
 	if (g->n_live && g->now >= g->next_scan) {
 		g->next_scan = g->now + SCAN_NS;
 		peers_scan_deadlines(g);
@@ -188,18 +245,42 @@ bool group_read_clock(const struct pg_group *g)
 	return g->rounds % CLOCK_ROUNDS == 0 || g->handshakes;
 }
 
+/* What there seldom is: waits for visibility, regions that are given back, peers that end, watched
+ * words. */
+static bool has_chores(const struct pg_group *g)
+{
+	return !list_empty(&g->lingering) || !list_empty(&g->leaving) || !list_empty(&g->ending) ||
+	       g->n_watchers || g->recheck;
+}
+
+static int chores(struct pg_group *g)
+{
+	ops_linger(g);
+	regions_leave(g);
+	peers_end(g);
+	if (g->recheck)
+		recheck_expectations(g);
+	return g->n_watchers ? watchers_poll(g) : 0;
+}
+
 int group_round(struct pg_group *g)
 {
-	int n = take_submitted(g);
+	int n = group_start_submitted(g);
+	bool was_armed = g->fd_armed;
 
+	if (__builtin_expect(was_armed, 0))
+		wait_fd_disarm(g);
 	g->no_room = false;
 	for (unsigned i = 0; i < g->n_domains; i++)
 		n += poll_domain(g, g->domains[i]);
 	if (!list_empty(&g->active))
 		n += run_active(g);
+	if (__builtin_expect(has_chores(g), 0))
+		n += chores(g);
 	peers_flush(g);
 	g->rounds++;
-	if (group_read_clock(g)) {
+	/* What woke wait_fd has to be served, or it stays readable. */
+	if (group_read_clock(g) || __builtin_expect(was_armed, 0)) {
 		ops_share(g);
 		n += group_tick(g);
 	}

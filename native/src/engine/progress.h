@@ -22,6 +22,17 @@ bool group_read_clock(const struct pg_group *g);
 /* The part of a round that needs the time, which only it reads. */
 int group_tick(struct pg_group *g);
 
+/* Starts what was left in the ring; the lock is held. */
+int group_start_submitted(struct pg_group *g);
+
+/* How long a sleep may last, at most limit_ns: until the next heartbeat, deadline or look at watched
+ * words. */
+uint64_t group_sleep_ns(struct pg_group *g, uint64_t limit_ns);
+
+/* On the way to sleep, all but sleeping: false, when something is there already. Then, or after the
+ * sleep: group_arm(g, false). */
+bool group_arm(struct pg_group *g, bool sleep);
+
 /* Wakes the holder of the lock if it sleeps. Call after making visible what it should see. */
 void group_kick(struct pg_group *g);
 
@@ -31,6 +42,9 @@ void group_settle(struct pg_group *g);
 
 /* Lets go of the lock: wakes whoever should take it, serves what was submitted meanwhile. */
 void group_unlock(struct pg_group *g);
+
+/* Wakes the threads that sleep because somebody else led; after a seq_cst release of the lock. */
+void wake_followers(struct pg_group *g);
 
 /* Wakes the threads that wait for a completion, after one was delivered. Any thread. */
 void group_wake(struct pg_group *g);
@@ -55,7 +69,7 @@ void *group_worker(void *arg);
 
 int watch_add(struct pg_group *g, struct watch *w, uint32_t events);
 void watch_close(struct pg_group *g, struct watch *w);
-/* Serves what is ready, waiting up to timeout_ms for the first. How many, or -errno. */
-int watches_serve(struct pg_group *g, int timeout_ms);
+/* Serves what is ready, waiting up to timeout_ns for the first. How many, or -errno. */
+int watches_serve(struct pg_group *g, uint64_t timeout_ns);
 
 #endif

@@ -8,9 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/handshake.h"
 #include "engine/peer.h"
 #include "engine/progress.h"
+#include "engine/regions.h"
+#include "util/error.h"
 
 int rmr_len(const struct pg_group *g, pg_rmr_t rmr, uint64_t *len)
 {
@@ -23,14 +24,34 @@ int rmr_len(const struct pg_group *g, pg_rmr_t rmr, uint64_t *len)
 	return handle_still(&r->h, rmr);
 }
 
+int rmr_usable(struct pg_group *g, pg_rmr_t handle, bool locked, struct pg_error *err)
+{
+	int rc;
+	const struct rmr *r = handles_get(&g->rmrs, handle, &rc);
+
+	if (r && rmr_state(r) != RMR_FAILED)
+		return 0;
+	/* Why is read under the lock, as its place may become another's. */
+	if (!locked)
+		group_enter(g);
+	r = handles_get(&g->rmrs, handle, &rc);
+	if (!r)
+		error_set(err, rc, "the destination region has been released");
+	else if (rmr_state(r) == RMR_FAILED)
+		rc = error_set(err, r->status, "%s", r->reason);
+	if (!locked)
+		group_leave(g);
+	return rc;
+}
+
 bool rmr_ready(struct pg_group *g, struct rmr *rmr)
 {
 	if (rmr_state(rmr) == RMR_KNOWN)
-		handshake_ask(g, rmr);
+		region_ask(g, rmr);
 	return rmr_state(rmr) == RMR_READY;
 }
 
-static void rmr_fail(struct rmr *rmr, int status, const char *text)
+void rmr_fail(struct rmr *rmr, int status, const char *text)
 {
 	rmr->status = status;
 	snprintf(rmr->reason, sizeof(rmr->reason), "%s: %.180s", peer_name(rmr->peer).text, text);
@@ -41,20 +62,27 @@ void rmr_mapped(struct pg_group *g, struct rmr *rmr, int status, const struct of
 {
 	struct domain *d = g->domains[0];
 	struct pg_error err = { 0 };
+	int rc = 0;
 
 	if (status == -ESTALE) {
 		rmr_fail(rmr, status, "the region was unregistered");
 	} else if (status) {
 		rmr_fail(rmr, -EPROTO, "its owner cannot share the region");
-	} else {
-		int rc = d->transport->mr_import(d, offer, rmr->desc.len, &rmr->mapped, &err);
-
+	} else if (rmr->desc.kind == MR_ENGINE && d->caps.maps_peer) {
+		rc = d->transport->mr_import(d, offer, rmr->desc.len, &rmr->mapped, &err);
 		if (rc)
 			rmr_fail(rmr, rc, err.text);
-		else
-			rmr_set_state(rmr, RMR_READY);
 	}
+	if (!status && !rc)
+		rmr_set_state(rmr, RMR_READY);
 	g->delivered = true; /* for those who wait for its state */
+}
+
+static void fail_with_peer(struct rmr *rmr)
+{
+	rmr->status = rmr->peer->status;
+	memcpy(rmr->reason, rmr->peer->reason, sizeof(rmr->reason));
+	rmr_set_state(rmr, RMR_FAILED);
 }
 
 void rmrs_of_peer_failed(struct pg_group *g, struct peer *p)
@@ -62,12 +90,20 @@ void rmrs_of_peer_failed(struct pg_group *g, struct peer *p)
 	for (uint32_t i = 0; i < g->rmrs.used; i++) {
 		struct rmr *rmr = (struct rmr *)handles_slot(&g->rmrs, i);
 
-		if (rmr->peer != p || rmr_state(rmr) != RMR_ASKED)
+		if (rmr->peer != p || rmr_state(rmr) == RMR_FAILED)
 			continue;
-		g->handshakes--;
-		rmr->status = p->status;
-		memcpy(rmr->reason, p->reason, sizeof(rmr->reason));
-		rmr_set_state(rmr, RMR_FAILED);
+		g->handshakes -= rmr_state(rmr) == RMR_ASKED;
+		fail_with_peer(rmr);
+	}
+}
+
+void rmrs_of_peer_stale(struct pg_group *g, const struct peer *p, const char *why)
+{
+	for (uint32_t i = 0; i < g->rmrs.used; i++) {
+		struct rmr *rmr = (struct rmr *)handles_slot(&g->rmrs, i);
+
+		if (rmr->peer == p && !rmr->released)
+			rmr_fail(rmr, -ESTALE, why);
 	}
 }
 
@@ -76,7 +112,6 @@ static int take_rmr(struct pg_group *g, const struct mr_desc *desc, pg_rmr_t *ha
 {
 	struct peer *p = peer_find(g, desc->incarnation, desc->group);
 	struct rmr *rmr;
-	bool must_map = desc->kind == MR_ENGINE && g->domains[0]->caps.maps_peer;
 
 	if (!p)
 		return error_set(
@@ -93,12 +128,16 @@ static int take_rmr(struct pg_group *g, const struct mr_desc *desc, pg_rmr_t *ha
 	rmr->peer = p;
 	rmr->desc = *desc;
 	rmr->mapped = NULL;
+	rmr->exposed = rmr->claimed = rmr->released = false;
+	list_init(&rmr->leaving);
 	rmr->status = 0;
 	handle_ref(&p->h);
 	atomic_store_explicit(&rmr->len, desc->len, memory_order_relaxed);
-	rmr_set_state(rmr, must_map ? RMR_KNOWN : RMR_READY);
+	rmr_set_state(rmr, RMR_KNOWN);
+	if (!peer_alive(p))
+		fail_with_peer(rmr);
 	handles_publish(&rmr->h);
-	*handle = handle_of(&rmr->h);
+	*handle = rmr->cookie = handle_of(&rmr->h);
 	return 0;
 }
 
@@ -106,7 +145,7 @@ int pg_import_mr(struct pg_group *g, const void *desc, size_t len, pg_rmr_t *rmr
 		 struct pg_error *err)
 {
 	struct mr_desc decoded;
-	int rc = mr_desc_decode(desc, len, &decoded, err);
+	int rc = group_forked(g) ? group_stale(err) : mr_desc_decode(desc, len, &decoded, err);
 
 	if (rc)
 		return rc;
@@ -116,14 +155,15 @@ int pg_import_mr(struct pg_group *g, const void *desc, size_t len, pg_rmr_t *rmr
 	return rc;
 }
 
-static void drop_rmr(struct pg_group *g, struct rmr *rmr)
+void rmr_unmap(struct pg_group *g, struct rmr *rmr)
 {
-	if (rmr_state(rmr) == RMR_ASKED)
-		g->handshakes--;
 	if (rmr->mapped)
 		g->domains[0]->transport->mr_unimport(g->domains[0], rmr->mapped, rmr->desc.len);
 	rmr->mapped = NULL;
-	rmr_set_state(rmr, RMR_FAILED);
+}
+
+void rmr_free(struct pg_group *g, struct rmr *rmr)
+{
 	handle_unref(&rmr->peer->h);
 	rmr->peer = NULL;
 	handles_release(&g->rmrs, &rmr->h);
@@ -134,6 +174,8 @@ int pg_release_rmr(struct pg_group *g, pg_rmr_t handle, struct pg_error *err)
 	struct rmr *rmr;
 	int rc = 0;
 
+	if (group_forked(g))
+		return group_stale(err);
 	group_enter(g);
 	rmr = handles_get(&g->rmrs, handle, &rc);
 	if (!rmr) {
@@ -142,7 +184,10 @@ int pg_release_rmr(struct pg_group *g, pg_rmr_t handle, struct pg_error *err)
 		rc = error_set(err, -EBUSY, "operations in flight still write to the region");
 	} else {
 		handles_retire(&rmr->h);
-		drop_rmr(g, rmr);
+		rmr->released = true;
+		g->handshakes -= rmr_state(rmr) == RMR_ASKED;
+		rmr_set_state(rmr, RMR_FAILED);
+		region_leave(g, rmr);
 	}
 	group_leave(g);
 	return rc;
@@ -192,15 +237,21 @@ int pg_remote_ptr(struct pg_group *g, pg_rmr_t handle, uint64_t timeout_ns, void
 	struct rmr *rmr;
 	int rc;
 
+	if (group_forked(g))
+		return group_stale(err);
+	group_hold(g);
 	group_enter(g);
 	rmr = handles_get(&g->rmrs, handle, &rc);
-	if (rmr)
+	if (rmr) {
 		handle_ref(&rmr->h);
+		rmr->exposed = true;
+	}
 	group_leave(g);
-	if (!rmr)
+	if (!rmr) {
+		group_drop(g);
 		return error_set(err, rc, "0x%llx is not an imported region",
 				 (unsigned long long)handle);
-	group_hold(g);
+	}
 	rc = wait_mapped(g, rmr, timeout_ns, ptr, err);
 	group_enter(g);
 	handle_unref(&rmr->h);
@@ -215,6 +266,6 @@ void remote_close(struct pg_group *g)
 		struct rmr *rmr = (struct rmr *)handles_slot(&g->rmrs, i);
 
 		if (rmr->peer)
-			drop_rmr(g, rmr);
+			rmr_unmap(g, rmr);
 	}
 }

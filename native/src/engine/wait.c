@@ -17,10 +17,13 @@
 #include "engine/op.h"
 #include "engine/peer.h"
 #include "engine/progress.h"
+#include "engine/wait_fd.h"
+#include "engine/watcher.h"
 #include "util/clock.h"
 #include "util/futex.h"
 
 #define RETRY_NS SCAN_NS /* a refused attempt is made again this often */
+#define PAUSE_NS 5000000ull
 
 /* ---- Sleeping ---- */
 
@@ -37,15 +40,6 @@ void group_kick(struct pg_group *g)
 	}
 }
 
-static bool arm_domains(struct pg_group *g)
-{
-	bool safe = true;
-
-	for (unsigned i = 0; i < g->n_domains; i++)
-		safe &= g->domains[i]->transport->arm(g->domains[i], true);
-	return safe;
-}
-
 /* Peers that wait for credit or a handshake stay active and yet let us sleep: that wakes us.
  * Messages left behind for want of a buffer do not, but the buffer that comes back does. */
 static bool may_sleep(struct pg_group *g)
@@ -53,7 +47,7 @@ static bool may_sleep(struct pg_group *g)
 	if (!ring_empty(&g->submitted) ||
 	    atomic_load_explicit(&g->visitors, memory_order_relaxed) ||
 	    atomic_load_explicit(&g->stopping, memory_order_relaxed) ||
-	    (g->no_room && message_room(g)))
+	    (g->no_room && message_room(g)) || peers_ending(g))
 		return false;
 	for (struct list *l = g->active.next; l != &g->active; l = l->next)
 		if (!peer_blocked(g, LIST_ENTRY(l, struct peer, active)))
@@ -67,26 +61,46 @@ static void try_all_again(struct pg_group *g)
 		LIST_ENTRY(l, struct peer, active)->n_blocked = 0;
 }
 
+bool group_arm(struct pg_group *g, bool sleep)
+{
+	bool safe = true;
+
+	/* relaxed: ordered by the fence below, the sleeper's half of Dekker's */
+	atomic_store_explicit(&g->sleeping, sleep, memory_order_relaxed);
+	if (sleep)
+		atomic_thread_fence(memory_order_seq_cst);
+	for (unsigned i = 0; i < g->n_domains; i++)
+		safe &= g->domains[i]->transport->arm(g->domains[i], sleep);
+	return safe && may_sleep(g);
+}
+
+uint64_t group_sleep_ns(struct pg_group *g, uint64_t limit_ns)
+{
+	uint64_t beat = g->next_beat > g->now ? g->next_beat - g->now : 0;
+	uint64_t words = g->n_watchers ? watchers_sleep_ns(g) : UINT64_MAX;
+	uint64_t ns = g->n_live ? SCAN_NS : UINT64_MAX;
+
+	/* Streams that have to be given up are there without peers, too. */
+	if (!list_empty(&g->streams) && beat < ns)
+		ns = beat;
+	if (words < ns)
+		ns = words;
+	return limit_ns < ns ? limit_ns : ns;
+}
+
 /* Sleeps until something may have happened, at most timeout_ns. -EINTR when a signal came. */
 static int group_sleep(struct pg_group *g, uint64_t timeout_ns)
 {
-	uint64_t limit = g->n_live ? SCAN_NS : UINT64_MAX;
-	int ms, rc = 0;
+	uint64_t limit;
+	int rc = 0;
 
 	if (!may_sleep(g))
 		return 0;
 	ops_share(g);
-	if (timeout_ns < limit)
-		limit = timeout_ns;
-	ms = limit > 3600000000000ull ? 3600000 : (int)((limit + 999999) / 1000000);
-	/* relaxed: ordered by the fence below, the sleeper's half of Dekker's */
-	atomic_store_explicit(&g->sleeping, 1, memory_order_relaxed);
-	atomic_thread_fence(memory_order_seq_cst);
-	if (arm_domains(g) && may_sleep(g))
-		rc = watches_serve(g, ms);
-	atomic_store_explicit(&g->sleeping, 0, memory_order_relaxed);
-	for (unsigned i = 0; i < g->n_domains; i++)
-		g->domains[i]->transport->arm(g->domains[i], false);
+	limit = group_sleep_ns(g, timeout_ns);
+	if (group_arm(g, true))
+		rc = watches_serve(g, limit);
+	group_arm(g, false);
 	try_all_again(g);
 	group_tick(g);
 	return rc == -EINTR ? rc : 0;
@@ -105,6 +119,14 @@ void group_enter(struct pg_group *g)
 	atomic_fetch_sub_explicit(&g->visitors, 1, memory_order_relaxed);
 }
 
+void wake_followers(struct pg_group *g)
+{
+	if (!atomic_load(&g->waiters))
+		return;
+	atomic_fetch_add_explicit(&g->wake_seq, 1, memory_order_relaxed);
+	futex_wake(&g->wake_seq, INT32_MAX);
+}
+
 /* Whoever lets go of the lock wakes the followers, one of which finds it free and leads; and, since
  * a submitter that found it taken left its operation in the ring, looks there once more. */
 void group_unlock(struct pg_group *g)
@@ -114,10 +136,8 @@ void group_unlock(struct pg_group *g)
 		lock_release(&g->progress);
 		/* seq_cst, as are lock_release and both accesses in follow(): Dekker without a
 		 * fence, for the lock and for what was delivered while we held it */
-		if (atomic_load(&g->waiters)) {
-			atomic_fetch_add_explicit(&g->wake_seq, 1, memory_order_relaxed);
-			futex_wake(&g->wake_seq, INT32_MAX);
-		}
+		wake_followers(g);
+		wait_fd_notify(g);
 		if (g->worker_mode || ring_empty(&g->submitted) || !lock_try(&g->progress))
 			return;
 		group_round(g);
@@ -156,6 +176,7 @@ static void step_aside(struct pg_group *g)
 void group_wake(struct pg_group *g)
 {
 	atomic_thread_fence(memory_order_seq_cst);
+	wait_fd_notify(g);
 	if (atomic_load_explicit(&g->waiters, memory_order_relaxed) == 0)
 		return;
 	/* relaxed: the futex syscall orders it, and the waiter re-checks what it waits for */
@@ -353,12 +374,26 @@ void *group_worker(void *arg)
 	return NULL;
 }
 
+/* Who calls seldom would serve control only each 16th time. */
+static int tick_after_pause(struct pg_group *g)
+{
+	uint64_t now = clock_coarse_ns();
+	bool paused = now - g->last_poll > PAUSE_NS;
+
+	g->last_poll = now;
+	return paused ? group_tick(g) : 0;
+}
+
 int pg_progress(struct pg_group *g)
 {
 	int n = 0;
 
+	if (group_forked(g))
+		return -ESTALE;
 	if (!g->worker_mode && lock_try(&g->progress)) {
 		n = group_round(g);
+		if (n == 0)
+			n = tick_after_pause(g);
 		group_unlock(g);
 	}
 	return n;

@@ -45,17 +45,18 @@ struct memory {
 struct domain {
 	const struct transport *transport;
 	struct pg_caps caps;
-	struct pg_domain_stats
-		stats;  /* the transport counts posted, bytes_out, eagain; the engine the rest */
+	struct pg_nic_stats stats; /* the engine's: of connections that are closed */
 	int fd;         /* readable when something may have arrived after arm; -1: none */
 	unsigned index; /* in its group, 0..PG_MAX_DOMAINS-1 */
+	uint32_t rail;  /* NICs of one rail prefer each other; 0: none is known */
 	char name[32];  /* for people: "shm0", "mlx5_0:1" */
 };
 
 /* One domain's connection to one domain of a peer; both directions. Transports embed it first. */
 struct conn {
 	struct domain *domain;
-	void *owner;    /* the engine's */
+	void *owner; /* the engine's, as are: */
+	struct pg_nic_stats stats;
 	char note[128]; /* how it reaches memory, for people; set by conn_attach */
 	/* The longest WR to memory that is not mapped here, <= caps.max_write; by conn_attach. */
 	uint64_t max_unmapped;
@@ -84,11 +85,12 @@ enum arrival_kind {
 	ARRIVAL_MSG,  /* data, len; valid until the next poll of the domain */
 	ARRIVAL_DONE, /* the WR named id has ended with status */
 	ARRIVAL_DEAD, /* the connection broke: status */
+	ARRIVAL_NIC,  /* the domain's NIC came up (status 0) or went down (why); conn is NULL */
 };
 
 struct arrival {
 	uint32_t kind;
-	int32_t status; /* of DONE and DEAD; the others leave it alone */
+	int32_t status; /* of DONE, DEAD and NIC; the others leave it alone */
 	struct conn *conn;
 	uint64_t id;
 	const void *data;
@@ -151,6 +153,12 @@ struct transport {
 	int (*post)(struct conn *conn, const struct wr *wrs, unsigned n, struct pg_error *err);
 	/* Makes what was posted visible (doorbell). May be called with nothing posted. */
 	void (*flush)(struct conn *conn);
+	/* Whether all that has been posted, and has ended, is in the peer's memory. *mark is 0 at first
+	 * and kept by the caller, so that what is posted later does not count. Absent: what has ended
+	 * is there. */
+	bool (*visible)(struct conn *conn, uint64_t *mark);
+	/* For people: what it waits for. Absent: nothing to say. */
+	void (*describe)(const struct conn *conn, char *buf, size_t size);
 
 	/* Takes up to max arrivals, at most max_msgs of them messages. Never blocks. */
 	unsigned (*poll)(struct domain *domain, struct arrival *arrivals, unsigned max,

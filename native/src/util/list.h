@@ -32,6 +32,17 @@ static inline void list_append(struct list *l, struct list *node)
 	l->prev = node;
 }
 
+/* Moves all of from to the empty list to. */
+static inline void list_take_all(struct list *to, struct list *from)
+{
+	list_init(to);
+	if (list_empty(from))
+		return;
+	*to = *from;
+	to->next->prev = to->prev->next = to;
+	list_init(from);
+}
+
 static inline void list_remove(struct list *node)
 {
 	node->prev->next = node->next;

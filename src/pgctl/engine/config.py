@@ -89,7 +89,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class NicStats:
-    """Totals of a NIC since the engine was made; the fields of struct pg_domain_stats."""
+    """Totals of a NIC since the engine was made; the fields of struct pg_nic_stats."""
 
     bytes_out: int
     posted: int
@@ -135,7 +135,7 @@ def limits_of(group: Any) -> Limits:
 
 
 def stats_of(group: Any) -> list[NicStats]:
-    c = ffi.new("struct pg_domain_stats *")
+    c = ffi.new("struct pg_nic_stats *")
     found: list[NicStats] = []
     while lib.pg_stats(group, len(found), c) == 0:
         found.append(record(NicStats, c))

@@ -96,9 +96,9 @@ class Events:
         finally:  # a signal's handler may have raised when the events were here already
             with self._changed:
                 for c in buffer:
-                    if c.kind != _TAKEN:
+                    if c.kind in _KINDS:
                         self._waiting.append(self._event(engine, c))
-                        c.kind = _TAKEN
+                    c.kind = _TAKEN
         if rc != -errno.ETIMEDOUT:
             check(rc)
 

@@ -25,6 +25,7 @@ static const struct pg_caps shm_caps = {
 	.wait_fd = true,
 	.sync_post = true,
 	.maps_peer = true,
+	.exact_failure = true,
 };
 
 static int shm_query(struct pg_caps *caps, struct pg_error *err)
@@ -172,6 +173,8 @@ const struct transport transport_shm = {
 	.conn_close = shm_conn_close,
 	.post = shm_post,
 	.flush = shm_flush,
+	.visible = shm_visible,
+	.describe = shm_describe,
 	.poll = shm_poll,
 	.arm = shm_arm,
 };

@@ -149,6 +149,8 @@ int cma_write(struct shm_conn *c, const struct wr *wrs, unsigned n, struct pg_er
 /* shm_post.c */
 int shm_post(struct conn *conn, const struct wr *wrs, unsigned n, struct pg_error *err);
 void shm_flush(struct conn *conn);
+bool shm_visible(struct conn *conn, uint64_t *mark);
+void shm_describe(const struct conn *conn, char *buf, size_t size);
 /* Tells the peer to look at the connection, and wakes it. After a full fence. */
 void announce(struct shm_conn *c);
 /* Wakes the peer if it sleeps. After a full fence. */

@@ -178,6 +178,8 @@ int mover_start(struct shm_domain *lane, int cpu, struct pg_error *err)
 	}
 	lane->mover = m;
 	lane->domain.caps.sync_post = false;
+	/* A job that fails does not keep the next one from being done, as it would on a NIC. */
+	lane->domain.caps.ordered = false;
 	lane->domain.caps.max_outstanding = JOBS;
 	return 0;
 }

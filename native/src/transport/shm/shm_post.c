@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "transport/shm/shm.h"
 #include "util/error.h"
+
+#define MARKED (1ull << 32) /* in a mark beside the position, which may be 0 */
 
 #define likely(x) __builtin_expect(!!(x), 1)
 
@@ -174,6 +177,13 @@ static unsigned entry_room(struct shm_conn *c, unsigned n)
 	return room < n ? room : n;
 }
 
+/* On the way to sleep the receiver is asked for it. */
+static void want_credit(struct shm_conn *c)
+{
+	conn_lane(c)->n_starved += !c->starved;
+	c->starved = true;
+}
+
 int shm_post(struct conn *conn, const struct wr *wrs, unsigned n, struct pg_error *err)
 {
 	struct shm_conn *c = shm_conn(conn);
@@ -187,15 +197,8 @@ int shm_post(struct conn *conn, const struct wr *wrs, unsigned n, struct pg_erro
 		return error_set(err, c->status,
 				 "the peer has broken the protocol of shared memory");
 	if (!done) {
-		lane->n_starved += !c->starved;
-		c->starved = true;
-		lane->domain.stats.eagain++;
+		want_credit(c);
 		return -EAGAIN;
-	}
-	if (done > 0) {
-		lane->domain.stats.posted += (unsigned)done;
-		for (int i = 0; i < done; i++)
-			lane->domain.stats.bytes_out += wrs[i].len;
 	}
 	return done;
 }
@@ -242,4 +245,38 @@ void shm_flush(struct conn *conn)
 		full_fence();
 		announce(c);
 	}
+}
+
+/* Payload that the receiver has to copy is not there before it has; all other is when it is posted. */
+bool shm_visible(struct conn *conn, uint64_t *mark)
+{
+	struct shm_conn *c = shm_conn(conn);
+
+	if (!c->out || c->pieces == c->seen.pieces)
+		return true;
+	if (!*mark)
+		*mark = MARKED | c->pieces;
+	if (!refresh_credit(c))
+		return false;
+	/* Positions wrap: the difference tells which is ahead. */
+	if ((int32_t)(c->seen.pieces - (uint32_t)*mark) >= 0)
+		return true;
+	want_credit(c);
+	return false;
+}
+
+void shm_describe(const struct conn *conn, char *buf, size_t size)
+{
+	const struct shm_conn *c = (const struct shm_conn *)conn;
+
+	const struct taken *taken;
+
+	if (!c->out)
+		return;
+	taken = &c->out->taken;
+	/* Relaxed: for people. */
+	snprintf(buf, size, "%u of %d entries and %u bytes of messages not taken%s",
+		 c->entries - atomic_load_explicit(&taken->entries, memory_order_relaxed), ENTRIES,
+		 c->messages - atomic_load_explicit(&taken->messages, memory_order_relaxed),
+		 c->status ? "; broken" : "");
 }
