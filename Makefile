@@ -31,14 +31,14 @@ test-c asan tsan: %: build/%/build.ninja ## run the C tests: plain, under ASan a
 	meson test -C build/$* --print-errorlogs $(TEST_$*)
 
 lint: $(VENV)/.deps ## check style and types
-	ruff check src tests tools
-	ruff format --check src tests tools
+	ruff check src tests tools examples
+	ruff format --check src tests tools examples
 	mypy
 	$(C_FILES) --dry-run -Werror {} +
 
 format: $(VENV)/.deps ## rewrite the sources in the house style
-	ruff check --fix-only --quiet src tests tools
-	ruff format src tests tools
+	ruff check --fix-only --quiet src tests tools examples
+	ruff format src tests tools examples
 	$(C_FILES) -i {} +
 
 wheel: $(VENV)/.deps ## build a wheel for other machines, in dist/

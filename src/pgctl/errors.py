@@ -14,6 +14,8 @@ class PgError(Exception):
     """
 
     _default = errno.EIO
+    statuses: list[int] | None = None
+    """Of a scatter or barrier that failed: 0 or -errno of each destination, in order."""
 
     def __init__(self, message: str = "", code: int | None = None) -> None:
         super().__init__(message)
@@ -24,6 +26,8 @@ class PgTimeout(PgError, TimeoutError):
     """Nothing happened in time."""
 
     _default = errno.ETIMEDOUT
+    dump = ""
+    """What was in flight, and what it waited for; a traceback shows it, too."""
 
 
 class PgAgain(PgError, BlockingIOError):
@@ -39,7 +43,7 @@ class PgInvalid(PgError, ValueError):
 
 
 class PgStale(PgError):
-    """The region or the peer is gone."""
+    """The region or the peer is gone; in a forked child, the whole engine."""
 
     _default = errno.ESTALE
 

@@ -5,19 +5,25 @@ A capability that it declares works; one that it does not declare is refused as 
 
 import contextlib
 import errno
+import re
 import signal
+import threading
+import zlib
 
 import numpy as np
 import pytest
+from meeting import IMM
 from parties import pattern
 
 from pgctl.engine import (
     Barrier,
+    NicConfig,
     PagedWrites,
     Pages,
     PgAgain,
     PgBusy,
     PgCanceled,
+    PgError,
     PgInvalid,
     PgPeerDown,
     PgShutdown,
@@ -28,69 +34,11 @@ from pgctl.engine import (
     Send,
     Slice,
     Write,
+    log_to,
 )
 
-IMM = 0x2ABCDEF1
 NICS = [(1, 1), (2, 2), (3, 3), (4, 4), (1, 4), (4, 2), (3, 1), (2, 3)]
-MODES = ["inline", "worker"]
-PLACES = ["one process", "two processes"]
 KINDS = ["engine", "numpy", "bytearray"]
-
-
-class Meeting:
-    """Two parties that know each other: `a` is here, `b` perhaps elsewhere."""
-
-    def __init__(self, world, transport, place="one process", *, nics=(1, 1), env=None, **config):
-        shared = {"transport": transport.name, "progress": "inline"} | config
-        self.world = world
-        self.caps = transport.caps
-        self.process = None if place == "one process" else world.process(env)
-        self.a = world.party(nics=nics[0], **shared)
-        self.b = (self.process or world).party(nics=nics[1], **shared)
-        self.a.know(self.b.address())
-        self.b.know(self.a.address())
-        self.peer = self.a.peers[0]
-
-    def source(self, length, seed=1, kind="engine"):
-        number, _ = self.a.alloc(length, kind)
-        region = self.a.regions[number]
-        region.numpy()[:] = pattern(length, seed)
-        return region
-
-    def sink(self, length, kind="engine"):
-        number, desc = self.b.alloc(length, kind)
-        return number, self.a.engine.import_mr(desc)
-
-    def counted(self, n, imm=IMM):
-        """Make progress until exactly n writes have been counted."""
-        self.world.fired(self.b, self.b.expect(imm, n))
-        assert self.b.value(imm) == 0
-
-    def receive(self, n):
-        """Make progress until there are n messages or more; return them."""
-        arrived = []
-        self.world.until(
-            lambda: arrived.extend(self.b.messages()) or len(arrived) >= n, "a message"
-        )
-        return arrived
-
-    def check(self, sink, expected):
-        assert self.b.read(sink) == bytes(expected)
-
-
-@pytest.fixture
-def meet(world, transport):
-    return lambda *args, **kwargs: Meeting(world, transport, *args, **kwargs)
-
-
-@pytest.fixture(params=PLACES)
-def place(request):
-    return request.param
-
-
-@pytest.fixture(params=MODES)
-def mode(request):
-    return request.param
 
 
 def edge_sizes(caps):
@@ -509,14 +457,14 @@ def test_the_end_is_told_on_the_queue_with_its_cookie(meet):
         op.wait(0)
     m.a.engine.submit_batch([Write(64, IMM, src, dst), Barrier(IMM, [m.peer])], cookies=cookies[1:])
     events, fired = [], []
-    m.world.until(lambda: events.extend(m.a.engine.poll_events()) or len(events) == 3, "an event")
-    m.world.until(lambda: fired.extend(m.b.engine.poll_events()) or fired, "an event")
-    assert [event.kind for event in events] == ["op"] * 3
+    m.world.until(lambda: events.extend(m.a.events("op")) or len(events) == 3, "an event")
+    m.world.until(lambda: fired.extend(m.b.events("imm")) or fired, "an event")
     assert {event.cookie for event in events} == set(cookies)
     assert all(event.error is None and event.imm == IMM for event in events)
     assert (op.status, expected.status) == (0, 0)
     assert [(event.kind, event.cookie, event.imm) for event in fired] == [("imm", "arrived", IMM)]
     assert m.a.engine.wait_events(0) == []
+    assert [event.kind for event in m.a.seen] == ["peer_up"]
 
 
 # ---- Progress
@@ -755,3 +703,491 @@ def test_closing_ends_what_is_in_flight(meet):
         with pytest.raises(PgShutdown):
             each.wait(30)
     assert queued.status == -errno.ESHUTDOWN
+
+
+# ---- Fences, visibility
+
+
+@pytest.mark.parametrize("kind", ["engine", "numpy"])
+def test_nothing_lands_after_a_fence(meet, mode, kind, path):  # noqa: ARG001
+    """Bytes that nobody counts are there once it has ended, and change no more."""
+    m = meet("two processes", progress=mode, nics=(2, 3))
+    size, n = 300_000, 8
+    src, (sink, dst) = m.source(size * n), m.sink(size * n, kind)
+    for i in range(n):
+        m.a.engine.submit_single_write(size, None, (src, i * size), (dst, i * size))
+    m.world.finish(m.a.engine.fence(m.peer))
+    m.check(sink, src.numpy())
+    assert m.b.imms_in() == 0
+
+
+def test_fences_of_a_peer_that_has_nothing(meet, place):
+    m = meet(place)
+    m.world.finish(m.a.engine.fence(m.peer))  # which is not even connected
+    m.world.finish(m.a.engine.submit_barrier(IMM, [m.peer]), *(m.a.engine.fence(m.peer),) * 2)
+    m.counted(1)
+
+
+def test_a_fence_of_the_dead_ends_well(meet, mode):
+    m = meet("two processes", progress=mode)
+    m.world.finish(m.a.engine.submit_barrier(IMM, [m.peer]))
+    m.process.suspend()
+    asked = m.a.engine.fence(m.peer)
+    assert not asked.done()
+    m.process.kill()
+    m.world.finish(asked)
+    m.world.until(lambda: m.peer.info().status, "its death")
+    m.world.finish(m.a.engine.fence(m.peer))
+
+
+@pytest.mark.parametrize("kind", ["engine", "numpy"])
+def test_what_is_remote_visible_does_not_end_before(meet, kind, path):  # noqa: ARG001
+    """Not while the peer makes no progress that it takes to have the bytes there."""
+    m = meet("two processes")
+    size = 5000  # what fits between the processes
+    src, (sink, dst) = m.source(size, kind=kind), m.sink(size, kind)
+    m.world.finish(m.a.engine.submit_single_write(1, None, src, dst), m.a.engine.fence(m.peer))
+    m.b.rest()
+    op = m.a.engine.submit_single_write(size, None, src, dst, remote_visible=True)
+    for _ in range(100):
+        m.a.progress()
+    ended = op.seen()
+    assert m.b.read(sink) == src.numpy().tobytes() or not ended
+    m.b.rest(False)
+    m.world.finish(op)
+    m.check(sink, src.numpy())
+
+
+@pytest.mark.parametrize("kind", ["engine", "numpy"])
+def test_what_is_remote_visible_is_there_at_its_end(meet, mode, kind, path):  # noqa: ARG001
+    m = meet("two processes", progress=mode, nics=(2, 2))
+    size = 1 << 20
+    src, (sink, dst) = m.source(4 * size, kind=kind), m.sink(4 * size, kind)
+    pages = np.arange(2, dtype=np.uint32)
+    works = [
+        Write(size, None, src, dst, remote_visible=True),
+        PagedWrites(
+            size // 2,
+            None,
+            Pages(src, pages, offset=size),
+            Pages(dst, pages, offset=size),
+            remote_visible=True,
+        ),
+        Scatter(None, src, [Slice(size, 2 * size, dst, 2 * size)], remote_visible=True),
+    ]
+    for i, work in enumerate(works):
+        m.world.finish(m.a.engine.submit(work))
+        m.check(sink, bytes(src.numpy()[: (i + 1) * size]) + bytes((3 - i) * size))
+    m.world.finish(m.a.engine.submit_single_write(size, IMM, src, dst, remote_visible=True))
+    m.counted(1)
+
+
+# ---- Cancelling
+
+
+def test_what_was_not_posted_is_dropped(meet, place):
+    """Whole pages of it were written and counted, and it ends once."""
+    m = meet(place)
+    page, n = 64, 20_000
+    src, (sink, dst) = m.source(page * n), m.sink(page * n)
+    m.world.finish(m.a.engine.submit_barrier(IMM + 1, [m.peer]))
+    if m.process:
+        m.process.suspend()
+    order = np.arange(n, dtype=np.uint32)
+    work = PagedWrites(page, IMM, Pages(src, order), Pages(dst, order))
+    op = m.a.engine.submit(work, cookie="mine")
+    assert op.cancel()
+    if m.process:
+        m.process.resume()
+    told = []
+    m.world.until(lambda: told.extend(m.a.events("op")) or told, "its end")
+    assert not op.cancel()
+    with pytest.raises(PgCanceled, match=f"{n} pages of 64 bytes .*: canceled"):
+        raise op.error
+    m.world.finish(m.a.engine.fence(m.peer))
+    told += m.a.events("op")
+    assert [event.cookie for event in told] == ["mine"]
+    counted = m.b.value(IMM)
+    got = np.frombuffer(m.b.read(sink), np.uint8).reshape(n, page)
+    whole = (got == src.numpy().reshape(n, page)).all(axis=1)
+    assert 0 <= counted <= whole.sum() < n
+    m.world.finish(*(m.a.engine.submit_barrier(IMM, [m.peer]) for _ in range(3)))
+    m.counted(counted + 3)
+
+
+def test_a_split_write_that_was_cancelled_counts_whole_or_not(meet, place):
+    """Some of its shards may have been counted; they are no part of any other write."""
+    m = meet(place, nics=(2, 2))
+    size, fill = 8 * m.caps.split_min, 3000
+    src, (_, dst) = m.source(size), m.sink(size)
+    m.world.finish(m.a.engine.submit_single_write(size, IMM, src, dst))
+    m.counted(1)
+    whole = 0
+    for _ in range(4):
+        if m.process:
+            m.process.suspend()
+        first_nic = m.a.engine.submit_scatter(IMM + 1, src, [Slice(1, 0, dst)] * fill, "one")
+        split = m.a.engine.submit_single_write(size, IMM, src, dst)
+        for _ in range(1000):  # as much as can be is posted
+            m.a.progress()
+        split.cancel()
+        if m.process:
+            m.process.resume()
+        m.world.finish(first_nic)
+        m.world.until(split.done, "its end")
+        assert split.status in {0, -errno.ECANCELED}
+        whole += split.status == 0
+        m.world.finish(m.a.engine.fence(m.peer))
+    m.counted(4 * fill, IMM + 1)
+    assert m.b.value(IMM) == whole
+    m.world.finish(*(m.a.engine.submit_single_write(size, IMM, src, dst) for _ in range(6)))
+    m.counted(whole + 6)
+
+
+def test_every_kind_can_be_cancelled_before_it_is_connected(meet):
+    m = meet()
+    src, (sink, dst) = m.source(64), m.sink(64)
+    pages = np.zeros(1, np.uint32)
+    works = [
+        Write(64, IMM, src, dst),
+        PagedWrites(64, IMM, Pages(src, pages), Pages(dst, pages)),
+        Scatter(IMM, src, [Slice(32, 0, dst), Slice(32, 32, dst)]),
+        Barrier(IMM, [m.peer]),
+        Send(m.peer, b"message"),
+    ]
+    for work in works:
+        op = m.a.engine.submit(work)
+        assert not op.done()
+        assert op.cancel()
+        assert op.done()
+        assert not op.cancel()
+        assert op.status == -errno.ECANCELED
+        assert not op.statuses or set(op.statuses) == {-errno.ECANCELED}
+    with pytest.raises(PgInvalid, match="free its counter"):
+        m.a.engine.expect_imm_count(IMM, 1).cancel()
+    m.b.post_receives(64, 1)
+    m.world.finish(m.a.engine.submit_barrier(IMM, [m.peer]), m.a.engine.fence(m.peer))
+    m.counted(1)
+    m.check(sink, bytes(64))
+    assert m.b.messages() == []
+
+
+# ---- Groups of peers
+
+
+def test_a_group_is_addressed_like_its_peers(world, transport):
+    star = Star(world, transport, 3)
+    hub = star.hub.engine
+    src = hub.alloc_mr(300)
+    src.numpy()[:] = pattern(300)
+    sinks = [other.alloc(100) for other in star.others]
+    addresses = [other.address() for other in star.others]
+    made = []
+    thread = threading.Thread(target=lambda: made.append(hub.add_peer_group(addresses, 30)))
+    thread.start()
+    world.until(lambda: made or not thread.is_alive(), "the connections")
+    thread.join()
+    (group,) = made
+    assert list(group.peers) == star.hub.peers
+    slices = [Slice(100, 100 * i, desc) for i, (_, desc) in enumerate(sinks)]
+    ops = [
+        hub.submit_scatter(IMM, src, slices, group=group),
+        hub.submit_barrier(IMM, group),
+    ]
+    world.finish(*ops)
+    assert [op.statuses for op in ops] == [[0] * 3] * 2
+    for i, (other, (sink, _)) in enumerate(zip(star.others, sinks, strict=True)):
+        world.fired(other, other.expect(IMM, 2))
+        assert other.read(sink) == src.numpy()[100 * i :][:100].tobytes()
+    turned = hub.submit_scatter(IMM, src, slices[::-1], group=group)
+    world.until(turned.done, "the refusal")
+    with pytest.raises(PgInvalid):
+        turned.wait()
+    with pytest.raises(PgInvalid, match="2 destinations for a group of 3"):
+        hub.submit_scatter(IMM, src, slices[:2], group=group)
+    with pytest.raises(PgInvalid, match="same peer"):
+        hub.add_peer_group([addresses[0], star.hub.peers[0]])
+    with pytest.raises(PgInvalid, match="a group of 0 peers"):
+        hub.add_peer_group([])
+    with group:
+        assert len(group) == 3
+    group.close()
+    assert group.closed
+    with pytest.raises(PgStale, match="has been removed"):
+        hub.submit_barrier(IMM, group)
+
+
+def test_a_barrier_says_who_was_not_there(meet, world, transport):
+    """Of peers of whose death nobody has heard yet."""
+    m = meet("two processes")
+    living = world.party(transport=transport.name, progress="inline")
+    m.a.know(living.address())
+    m.process.kill()
+    op = m.a.engine.submit_barrier(IMM, m.a.peers)
+    m.world.until(op.done, "the barrier")
+    assert op.statuses[0] == op.status < 0 == op.statuses[1]
+    assert op.error.statuses == op.statuses
+    assert isinstance(op.error, PgPeerDown)
+    world.fired(living, living.expect(IMM, 1))
+
+
+# ---- NICs of different speeds
+
+
+def nics(*speeds, rails=None):
+    return [
+        NicConfig(link_mbit_s=speed, rail=rails[i] if rails else 0)
+        for i, speed in enumerate(speeds)
+    ]
+
+
+UNEQUAL = [
+    (nics(400), nics(100, 100, 100, 100)),
+    (nics(100, 100, 100, 100), nics(400)),
+    (nics(200, 200), nics(100, 100, 100, 100)),
+    (nics(400, 100), nics(100, 400)),
+    (nics(300, 100), nics(200, 200)),
+    (nics(100, 100, rails=[1, 2]), nics(100, 100, rails=[2, 1])),
+    (nics(400, 200, 100), nics(100, 200, 400)),
+]
+
+
+@pytest.mark.parametrize("unequal", UNEQUAL, ids=lambda pair: f"{len(pair[0])}x{len(pair[1])}")
+def test_shares_follow_the_speeds_on_both_sides(meet, place, unequal):
+    m = meet(place, nics=unequal)
+    size, n = 64 * m.caps.split_min, 40
+    src, (_, dst) = m.source(size), m.sink(size)
+    m.world.finish(*(m.a.engine.submit_single_write(size, IMM, src, dst) for _ in range(n)))
+    m.counted(n)
+    ours, theirs = m.peer.connections(), m.b.connections()
+    joins = [(each.nic, each.peer_nic) for each in ours]
+    total = sum(each.weight for each in ours)
+    assert len(joins) == len(set(joins)) <= len(unequal[0]) + len(unequal[1]) - 1
+    assert m.peer.info().n_connections == len(ours)
+    assert sorted((each.peer_nic, each.nic, each.weight) for each in theirs) == sorted(
+        (each.nic, each.peer_nic, each.weight) for each in ours
+    )
+    rails = [{nic.rail for nic in some} != {0} for some in unequal]
+    if all(rails):
+        assert all(unequal[0][i].rail == unequal[1][j].rail for i, j in joins)
+    for each in ours:
+        assert each.stats.bytes_out == pytest.approx(size * n * each.weight / total, rel=0.15)
+    stats = m.a.engine.stats()
+    for i, nic in enumerate(stats):
+        mine = [each.stats for each in ours if each.nic == i]
+        for field in ("bytes_out", "posted", "imms_in", "msgs_in", "eagain"):
+            assert getattr(nic, field) == sum(getattr(each, field) for each in mine)
+    assert sum(nic.bytes_out for nic in stats) == size * n
+
+
+def test_rails_may_be_apart(meet, place):
+    m = meet(place, nics=(nics(1, 1, rails=[1, 2]), nics(1, 1, rails=[2, 3])), rail_only=True)
+    size = 4 * m.caps.split_min
+    src, (sink, dst) = m.source(size), m.sink(size)
+    m.world.finish(m.a.engine.submit_single_write(size, IMM, src, dst))
+    m.counted(1)
+    m.check(sink, src.numpy())
+    assert [(each.nic, each.peer_nic) for each in m.peer.connections()] == [(1, 0)]
+    names = rf"{m.transport.name} on rail 1.*{m.transport.name} on rail 2, .* on rail 3"
+    with pytest.raises(PgPeerDown, match=names):
+        meet(place, nics=(nics(1, rails=[1]), nics(1, 1, rails=[2, 3])), rail_only=True)
+
+
+# ---- Many threads
+
+
+@pytest.mark.parametrize("told", ["flag", "event"])
+def test_eight_threads_submit_at_once(meet, mode, told):
+    m = meet("two processes", progress=mode, nics=(2, 2), max_ops=64)
+    threads, each, size = 8, 150, 64
+    src, (sink, dst) = m.source(threads * size), m.sink(threads * size)
+    ops, failures = [], []
+
+    def submit(i):
+        try:
+            for k in range(each):
+                op = m.a.engine.submit_single_write(
+                    size,
+                    IMM,
+                    (src, i * size),
+                    (dst, i * size),
+                    cookie=(i, k) if told == "event" else None,
+                    block=True,
+                )
+                ops.append(op)
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    workers = [threading.Thread(target=submit, args=(i,)) for i in range(threads)]
+    for worker in workers:
+        worker.start()
+    cookies = []
+    m.world.until(
+        lambda: (
+            cookies.extend(event.cookie for event in m.a.events("op"))
+            or not any(worker.is_alive() for worker in workers)
+        ),
+        "the end of the threads",
+    )
+    assert not failures
+    m.world.until(
+        lambda: (
+            cookies.extend(event.cookie for event in m.a.events("op"))
+            or all(op.seen() for op in ops)
+        ),
+        "the end of the operations",
+    )
+    assert len(ops) == threads * each
+    assert {op.status for op in ops} == {0}
+    expected = [(i, k) for i in range(threads) for k in range(each)] if told == "event" else []
+    assert sorted(cookies) == expected
+    m.counted(threads * each)
+    m.check(sink, src.numpy())
+
+
+# ---- Watchers
+
+
+def test_a_word_is_watched(meet, mode):
+    m = meet(progress=mode)
+    engine = m.a.engine
+    seen = []
+
+    def told(n):
+        m.world.until(lambda: seen.extend(m.a.events("watch")) or len(seen) >= n, "a change")
+
+    with engine.watcher("one") as one, engine.watcher("other") as other:
+        assert one.value == 0
+        one.set(5)
+        told(1)
+        one.word[0] = (1 << 64) - 1
+        told(2)
+        other.word[0] = 7
+        told(3)
+        assert [(event.cookie, event.old, event.new) for event in seen] == [
+            ("one", 0, 5),
+            ("one", 5, (1 << 64) - 1),
+            ("other", 0, 7),
+        ]
+        assert (one.value, other.value) == ((1 << 64) - 1, 7)
+        word = one.word
+        with pytest.raises(PgBusy, match="numpy arrays still show it"):
+            one.close()
+        del word
+    one.close()
+    for use in (lambda: one.set(1), lambda: one.value, lambda: one.word):
+        with pytest.raises(PgStale, match="is closed"):
+            use()
+
+
+def test_a_word_that_changes_all_the_time_loses_no_last_value(meet, mode):
+    """While a thread sleeps in the engine; changes follow each other without a gap."""
+    m = meet(progress=mode)
+    engine, n, seen = m.a.engine, 20_000, []
+
+    def listen():
+        while not seen or seen[-1].new < n:
+            seen.extend(event for event in engine.wait_events(30) if event.kind == "watch")
+
+    with engine.watcher() as watcher:
+        thread = threading.Thread(target=listen)
+        thread.start()
+        word = watcher.word
+        for value in range(1, n + 1):
+            word[0] = value
+        thread.join(60)
+        assert not thread.is_alive()
+        assert [event.old for event in seen] == [0, *(event.new for event in seen[:-1])]
+        assert 1 <= len(seen) <= n
+        seen.clear()
+        thread = threading.Thread(target=listen)
+        thread.start()
+        watcher.set(3)
+        watcher.set(n + 1)
+        thread.join(60)
+        assert not thread.is_alive()
+        del word
+
+
+def test_words_run_out_and_come_back(meet):
+    m = meet()
+    watchers = [m.a.engine.watcher(i) for i in range(256)]
+    with pytest.raises(PgError, match="no room for more than 256 watchers"):
+        m.a.engine.watcher()
+    watchers[7].set(1)
+    m.a.progress()
+    watchers.pop(7).close()
+    again = m.a.engine.watcher("again")
+    assert again.value == 0
+    again.set(2)
+    seen = []
+    m.world.until(lambda: seen.extend(m.a.events("watch")) or seen, "a change")
+    assert [(event.cookie, event.old, event.new) for event in seen] == [("again", 0, 2)]
+
+
+# ---- What it says
+
+
+def test_a_timeout_shows_what_was_in_flight(meet, tmp_path):
+    m = meet()
+    engine = m.a.engine
+    op = engine.submit_barrier(IMM, [m.peer])
+    counter = engine.counter(IMM + 1)
+    for wait in (
+        lambda: op.wait(0.01),
+        lambda: counter.wait(3, 0.01),
+        lambda: engine.recv(0.01),
+        lambda: engine.connect(m.peer, 0.01),
+    ):
+        with pytest.raises(PgTimeout) as late:
+            wait()
+        assert late.value.__notes__ == [late.value.dump]
+    for dump in (late.value.dump, engine.dump()):
+        assert re.search(r"^operation \d+: barrier to ", dump, re.MULTILINE)
+        assert f"immediate to peer {m.peer.info().incarnation[:8]}" in dump
+        assert "waits for the connection" in dump
+        assert f"immediate {IMM + 1:#x}: have 0 of 3 wanted" in dump
+    with (tmp_path / "dump").open("w+") as file:
+        file.write("before\n")
+        assert engine.dump(file)
+        file.seek(0)
+        assert file.readline() == "before\n"
+        assert "waits for the connection" in file.read()
+    m.world.finish(op)
+
+
+def forged(address):
+    """With another token; see native/src/engine/address.c."""
+    body = bytearray(address[:-4])
+    body[8 + 16] ^= 1
+    return bytes(body) + zlib.crc32(body).to_bytes(4, "little")
+
+
+def test_the_log_says_who_was_refused_and_who_was_lost(meet, world, transport, tmp_path):
+    m = meet("two processes")
+    stranger = world.party(transport=transport.name, progress="inline", op_timeout=0.5)
+    log = tmp_path / "log"
+    try:
+        with log.open("w") as file:
+            log_to(file, "info")
+        stranger.know(forged(m.a.address()))
+        refused = stranger.engine.submit_barrier(IMM, stranger.peers)
+        world.until(lambda: "refused a HELLO" in log.read_text(), "the refusal")
+        world.until(refused.done, "the end of a barrier to who refuses it")
+        assert refused.status < 0
+        m.world.finish(m.a.engine.submit_barrier(IMM, [m.peer]))
+        m.process.kill()
+        who = rf"pgctl: warn: peer .*{m.process.child.pid}.*: "
+        world.until(lambda: re.search(who, log.read_text()), "the loss")
+        assert re.search(r"pgctl: info: peer .* is up", log.read_text())
+        before = log.read_text()
+    finally:
+        log_to(None)
+    m.a.close()
+    assert log.read_text() == before
+    for wrong, error in (
+        (lambda: log_to(1, "loud"), PgInvalid),
+        (lambda: log_to("log"), AttributeError),
+    ):
+        with pytest.raises(error):
+            wrong()

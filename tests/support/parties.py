@@ -8,6 +8,7 @@ that started it.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pgctl.engine import PgError, TransferEngine
+from pgctl.engine import MrDesc, PgError, TransferEngine
 
 DEADLINE_S = 60.0
 
@@ -29,13 +30,25 @@ def pattern(length, seed=0):
 
 class Party:
     def __init__(self, **config):
-        self.engine = TransferEngine(**config)
+        # Parties of one process are closed one after the other: their peers make no progress.
+        self.engine = TransferEngine(**{"goodbye": 0.05} | config)
         self.peers = []
         self.regions = []
         self.expected = []
+        self.seen = []
+        self.flow = None
+        self.resting = False
+
+    def rest(self, resting=True):
+        """Make no progress, as an inline engine whose program is busy."""
+        self.resting = resting
 
     def progress(self):
+        if self.resting:
+            return
         self.engine.progress()
+        if self.flow:
+            self.flow.go_on()
 
     def address(self):
         return self.engine.main_address()
@@ -55,6 +68,10 @@ class Party:
 
     def read(self, region):
         return self.regions[region].numpy().tobytes()
+
+    def fill(self, region, seed):
+        memory = self.regions[region].numpy()
+        memory[:] = pattern(len(memory), seed)
 
     def forget(self, region):
         self.regions[region].close()
@@ -80,18 +97,97 @@ class Party:
 
     def messages(self):
         """Those that have arrived; a PgError for one that was cut."""
-        return [event.error or event.data for event in self.engine.poll_events()]
+        return [event.error or event.data for event in self.events("recv")]
+
+    def events(self, *kinds):
+        """Those of these kinds that have come; the others wait to be asked for."""
+        self.seen += self.engine.poll_events()
+        found = [event for event in self.seen if event.kind in kinds]
+        self.seen = [event for event in self.seen if event.kind not in kinds]
+        return found
 
     def submit_barrier(self, imm):
         """To every peer."""
         self.expected.append(self.engine.submit_barrier(imm, self.peers))
         return len(self.expected) - 1
 
+    def submit_write(self, length, imm, region, desc):
+        """From the beginning of a region."""
+        op = self.engine.submit_single_write(length, imm, self.regions[region], MrDesc(desc))
+        self.expected.append(op)
+        return len(self.expected) - 1
+
+    def start_flow(self, desc, length):
+        """Write there all the time, different bytes each time, until it fails."""
+        self.flow = Flow(self.engine, self.engine.import_mr(desc), length)
+
+    def flow_ended(self):
+        """What it failed with, and every write after that; [] while it goes on."""
+        return self.flow.failures
+
+    def release_flow(self):
+        """Stop, and forget the region that it writes to."""
+        self.flow.stop()
+        self.flow.dst.close()
+        self.flow = None
+
+    def fence(self, peer=0):
+        self.expected.append(self.engine.fence(self.peers[peer]))
+        return len(self.expected) - 1
+
+    def news(self):
+        """Events of peers: the kind, which of ours, and why."""
+        kinds = "peer_up", "peer_down", "peer_silent"
+        return [
+            (event.kind, self.peers.index(event.peer), str(event.error or ""))
+            for event in self.events(*kinds)
+        ]
+
+    def connections(self, peer=0):
+        return self.peers[peer].connections()
+
+    def dump(self):
+        return self.engine.dump()
+
     def path(self, peer=0):
         return self.peers[peer].info().path
 
     def close(self):
         self.engine.close()
+
+
+class Flow:
+    """A few writes in flight at any time."""
+
+    DEPTH = 8
+
+    def __init__(self, engine, dst, length):
+        self.engine, self.dst, self.length = engine, dst, length
+        self.sources = [engine.alloc_mr(length) for _ in range(2)]
+        for seed, source in enumerate(self.sources):
+            source.numpy()[:] = pattern(length, seed)
+        self.ops = []
+        self.failures = []
+        self.n = 0
+
+    def go_on(self):
+        for op in [op for op in self.ops if op.seen()]:
+            self.ops.remove(op)
+            if op.status:
+                self.failures.append(op.error)
+        while len(self.ops) < self.DEPTH and len(self.failures) < 100:
+            source = self.sources[self.n % 2]
+            self.n += 1
+            try:
+                self.ops.append(
+                    self.engine.submit_single_write(self.length, None, source, self.dst)
+                )
+            except PgError as error:
+                self.failures.append(error)
+
+    def stop(self):
+        for op in self.ops:
+            op.wait(DEADLINE_S)
 
 
 class RemoteParty:
@@ -133,12 +229,21 @@ class Process:
             raise answer
         return answer
 
+    def suspend(self):
+        """Returns once it has stopped."""
+        self.child.send_signal(signal.SIGSTOP)
+        os.waitpid(self.child.pid, os.WUNTRACED)
+
+    def resume(self):
+        self.child.send_signal(signal.SIGCONT)
+
     def kill(self):
         self.child.kill()
         self.child.wait()
 
     def stop(self):
         self.pipe.close()
+        self.resume()
         try:
             self.child.wait(DEADLINE_S)
         finally:

@@ -5,12 +5,15 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
 import pgctl
 from pgctl import errors
+from pgctl._ffi import ffi
 from pgctl.engine import (
+    Caps,
     GroupConfig,
     MrDesc,
     NetAddr,
@@ -148,6 +151,11 @@ def test_the_engine_says_so_too(nics):
         ({"op_timeout": -1}, "op_timeout -1 is not a number of seconds"),
         ({"op_timeout": float("inf")}, "op_timeout inf is not a number of seconds"),
         ({"spin": float("nan")}, "spin nan is not a number of seconds"),
+        ({"op_limit": -1}, "op_limit -1 is not a number of seconds"),
+        ({"heartbeat": 0}, "heartbeat_ns is 0"),
+        ({"heartbeat": 1, "silent": 1.5}, "silent_ns 1500000000 is less than two heartbeats"),
+        ({"dead": 0}, "dead_ns 0; at least a millisecond"),
+        ({"control": "x" * 64}, "is not a name of up to 63 bytes"),
         ({"groups": []}, "0 groups; 1 to"),
         ({"groups": [GroupConfig()], "nics": 2}, "with groups, say nics"),
     ],
@@ -163,9 +171,37 @@ def test_the_environment_configures_and_arguments_override(monkeypatch):
         assert engine.limits().max_ops == 16
     with TransferEngine(max_ops=32) as engine:
         assert engine.limits().max_ops == 32
+    for name, variable, wrong in (
+        ("heartbeat", "PGCTL_HEARTBEAT_MS", "0"),
+        ("dead", "PGCTL_DEAD_MS", "0"),
+        ("op_timeout", "PGCTL_OP_TIMEOUT_MS", "0"),
+    ):
+        with monkeypatch.context() as env:
+            env.setenv(variable, wrong)
+            with pytest.raises(PgInvalid, match=f"{name}_ns"):
+                TransferEngine()
+            TransferEngine(**{name: 1}).close()
     monkeypatch.setenv("PGCTL_MAX_OPS", "many")
     with pytest.raises(PgInvalid, match="PGCTL_MAX_OPS=many is not a number"):
         TransferEngine()
+
+
+def test_the_environment_limits_operations_and_an_argument_says_otherwise(monkeypatch):
+    monkeypatch.setenv("PGCTL_OP_LIMIT_MS", "20")
+    with TransferEngine(progress="inline") as silent:
+        for config, status in (({}, -errno.ETIMEDOUT), ({"op_limit": 60}, None)):
+            with TransferEngine(progress="inline", **config) as engine:
+                op = engine.submit_barrier(IMM, [engine.add_peer(silent.main_address())])
+                with pytest.raises(PgTimeout):
+                    op.wait(0.2)
+                assert op.status == status
+
+
+def test_limits_have_what_the_transport_promises(engine):
+    limits = engine.limits()
+    caps = {transport.name: transport.caps for transport in transports()}[limits.transport]
+    assert limits.caps == caps
+    assert {field.name for field in fields(Caps)} == set(dir(ffi.new("struct pg_caps *")))
 
 
 def test_several_groups_are_apart():

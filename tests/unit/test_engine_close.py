@@ -29,11 +29,20 @@ def test_closing_twice_and_using_what_is_closed():
     desc = region.desc
     work = Write(8, IMM, region, remote)
     counter = engine.counter(IMM)
+    group = engine.add_peer_group([peer], 30)
+    watcher = engine.watcher()
+    op = engine.expect_imm_count(IMM + 1, 1)
     engine.close()
     engine.close()
-    region.close()
-    remote.close()
+    for handle in (region, remote, group, watcher):
+        handle.close()
+        handle.close()
     assert region.closed
+    assert group.closed
+    assert watcher.closed
+    assert not engine.submit_batch([])
+    with pytest.raises(PgShutdown):
+        op.wait()
     for use in (
         engine.main_address,
         engine.limits,
@@ -56,13 +65,35 @@ def test_closing_twice_and_using_what_is_closed():
         lambda: counter.wait(1, 0),
         counter.free,
         peer.info,
+        peer.connections,
         lambda: peer.connect(1),
         lambda: remote.map(1),
+        lambda: engine.fence(peer),
+        lambda: engine.add_peer_group([peer]),
+        lambda: engine.submit_barrier(IMM, group),
+        lambda: engine.expect_imm_count(IMM, 1, from_=group),
+        lambda: watcher.set(1),
+        lambda: watcher.value,
+        engine.watcher,
+        engine.dump,
     ):
         with pytest.raises(PgShutdown, match="the engine is closed"):
             use()
     with pytest.raises(PgStale):
         region.numpy()
+
+
+def test_a_word_that_is_shown_outlives_close():
+    engine = TransferEngine()
+    word = engine.watcher().word
+    engine.close()
+    word[0] = 7
+    finalizer = engine._finalizer
+    assert finalizer.alive
+    assert word.tolist() == [7]
+    del word
+    gc.collect()
+    assert not finalizer.alive
 
 
 def test_an_engine_that_is_forgotten_is_destroyed():
@@ -71,10 +102,15 @@ def test_an_engine_that_is_forgotten_is_destroyed():
     region = engine.alloc_mr(64)
     counter = engine.counter(IMM)
     op = engine.expect_imm_count(IMM, 1)
+    group = engine.add_peer_group([engine.add_peer(engine.main_address())], 30)
+    watcher = engine.watcher()
     del engine
     gc.collect()
     assert finalizer.alive  # its children hold it
-    del region, counter, op
+    del region, counter, op, group
+    gc.collect()
+    assert finalizer.alive
+    del watcher
     gc.collect()
     assert not finalizer.alive
 

@@ -25,6 +25,10 @@ IMM = 5
 # ---- Submission
 
 
+def peer_of(loop):
+    return loop.engine.add_peer(loop.engine.main_address())
+
+
 INDICES = [
     ([0, 1], "not list"),
     (7, "not int"),
@@ -123,6 +127,17 @@ def test_the_wrong_kind_of_thing_is_a_type_error(loop, submit, message):
         (lambda x: x.engine.submit_recvs(8, 1 << 40), "count 1099511627776 is not a number"),
         (lambda x: x.engine.expect_imm_count(IMM, 0), "0"),
         (lambda x: x.engine.expect_imm_count(IMM, -1), "number of writes -1 is not a number"),
+        (
+            lambda x: x.engine.submit_single_write(8, IMM, x.region, x.remote, limit=0),
+            "limit 0 is not a positive number of seconds",
+        ),
+        (lambda x: x.engine.fence(peer_of(x), limit=1e9), "limit 1000000000.0 is not"),
+        (lambda x: x.engine.watcher().set(-1), "value -1 is not a number from 0"),
+        (lambda x: x.engine.watcher().set(1 << 64), "value 18446744073709551616 is not a number"),
+        (
+            lambda x: x.engine.expect_imm_count(IMM, 1, from_=[peer_of(x)], owes=[-1]),
+            "number of writes -1 is not a number",
+        ),
     ],
 )
 def test_what_can_never_work_is_invalid(loop, submit, message):
@@ -280,4 +295,4 @@ def test_other_events_wait_while_a_message_is_received(engine):
     engine.submit_send(peer, b"hello").wait(30)
     assert engine.recv(30) == (peer, b"hello")
     events = engine.wait_events(30)
-    assert [event.cookie for event in events] == ["barrier"]
+    assert {event.kind: event.cookie for event in events} == {"peer_up": None, "op": "barrier"}

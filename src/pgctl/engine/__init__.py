@@ -13,11 +13,13 @@ from pgctl.engine.config import (
 from pgctl.engine.counter import ImmCounter
 from pgctl.engine.engine import TransferEngine
 from pgctl.engine.events import Event
+from pgctl.engine.log import log_to
 from pgctl.engine.memory import MemoryRegion, MrDesc, RemoteRegion
 from pgctl.engine.native import IMM_MAX, check
 from pgctl.engine.op import Op
-from pgctl.engine.peer import NetAddr, Peer, PeerInfo
-from pgctl.engine.work import Barrier, PagedWrites, Pages, Scatter, Send, Slice, Work, Write
+from pgctl.engine.peer import Connection, NetAddr, Peer, PeerGroup, PeerInfo
+from pgctl.engine.watcher import Watcher
+from pgctl.engine.work import Barrier, Fence, PagedWrites, Pages, Scatter, Send, Slice, Work, Write
 from pgctl.errors import (
     PgAgain,
     PgBusy,
@@ -37,7 +39,9 @@ __all__ = [
     "IMM_MAX",
     "Barrier",
     "Caps",
+    "Connection",
     "Event",
+    "Fence",
     "GroupConfig",
     "ImmCounter",
     "Limits",
@@ -50,6 +54,7 @@ __all__ = [
     "PagedWrites",
     "Pages",
     "Peer",
+    "PeerGroup",
     "PeerInfo",
     "PgAgain",
     "PgBusy",
@@ -70,8 +75,10 @@ __all__ = [
     "Slice",
     "TransferEngine",
     "Transport",
+    "Watcher",
     "Work",
     "Write",
     "check",
+    "log_to",
     "transports",
 ]

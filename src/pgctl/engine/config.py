@@ -31,6 +31,8 @@ class NicConfig:
     """Where this NIC's own thread is pinned, if it has one; -1: nowhere."""
     link_mbit_s: int = 0
     """Its share of split writes; 0: as the transport says."""
+    rail: int = 0
+    """NICs of one rail prefer each other; 0: as the transport says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,9 @@ class GroupConfig:
     """"worker": a thread of the engine's. "inline": the caller's; who stops calling stalls peers.
     "auto": a worker where there are more than two cores."""
     worker_cpu: int = -1
+    """Where the worker is pinned; -1: nowhere."""
+    rail_only: bool = False
+    """NICs of different rails do not reach each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class Caps:
     max_outstanding: int
     imm_bits: int
     split_min: int
+    max_inline: int
     link_mbit_s: int
     ordered: bool
     reports_source: bool
@@ -61,6 +67,8 @@ class Caps:
     wait_fd: bool
     sync_post: bool
     maps_peer: bool
+    exact_failure: bool
+    reaches_hosts: bool
     gpu: bool
 
 
@@ -85,11 +93,14 @@ class Limits:
     split_min: int
     progress: Progress
     transport: str
+    caps: Caps
+    """Of the first NIC."""
 
 
 @dataclass(frozen=True, slots=True)
 class NicStats:
-    """Totals of a NIC since the engine was made; the fields of struct pg_nic_stats."""
+    """Totals of a NIC since the engine was made, or of a connection; the fields of struct
+    pg_nic_stats. Payload bytes; operations as work requests."""
 
     bytes_out: int
     posted: int
@@ -131,6 +142,7 @@ def limits_of(group: Any) -> Limits:
         c.split_min,
         progress,
         text(c.transport),
+        record(Caps, c.caps),
     )
 
 
@@ -157,7 +169,9 @@ def nanoseconds(seconds: float | None, what: str) -> int | None:
     return int(seconds * NS)
 
 
-def create(groups: Sequence[GroupConfig], overrides: dict[str, int | None]) -> tuple[Any, float]:
+def create(
+    groups: Sequence[GroupConfig], overrides: dict[str, int | None], control: str | None
+) -> tuple[Any, float]:
     """A struct pg_engine *, and its op_timeout.
 
     What `overrides` leaves None is as the environment says, or the engine.
@@ -171,6 +185,8 @@ def create(groups: Sequence[GroupConfig], overrides: dict[str, int | None]) -> t
     for name, value in overrides.items():
         if value is not None:
             _set(config, name, value)
+    if control is not None:
+        config.control = fixed(control, ffi.sizeof(config.control), "control")
     engine = ffi.new("struct pg_engine **")
     check(lib.pg_engine_create(config, engine, error), error)
     return engine[0], config.op_timeout_ns / NS
@@ -181,12 +197,14 @@ def _fill_group(c: Any, group: GroupConfig) -> None:
         raise PgInvalid(f"progress {group.progress!r} is not auto, inline or worker")
     c.progress = _PROGRESS[group.progress]
     _set(c, "worker_cpu", group.worker_cpu)
+    c.rail_only = group.rail_only
     c.n_domains = len(group.nics)  # the engine refuses more than the array holds
     for domain, nic in zip(c.domains, group.nics, strict=False):
         domain.transport = fixed(nic.transport, ffi.sizeof(domain.transport), "transport")
         domain.device = fixed(nic.device, ffi.sizeof(domain.device), "device")
         _set(domain, "cpu", nic.cpu)
         _set(domain, "link_mbit_s", nic.link_mbit_s)
+        _set(domain, "rail", nic.rail)
 
 
 def _set(struct: Any, field: str, value: int) -> None:

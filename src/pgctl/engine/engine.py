@@ -4,56 +4,46 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from pgctl._ffi import ffi, lib
-from pgctl.engine import config, memory
+from pgctl.engine import config, memory, peer
+from pgctl.engine.awaited import Awaited
 from pgctl.engine.config import GroupConfig, Limits, NicStats, Progress
-from pgctl.engine.counter import ImmCounter, expect
+from pgctl.engine.counter import ImmCounter, Writers, expect
 from pgctl.engine.events import Event, Events
 from pgctl.engine.group import Group
+from pgctl.engine.log import Sink, descriptor
 from pgctl.engine.memory import MemoryRegion, RemoteRegion
-from pgctl.engine.native import IMM_MAX, NO_IMM, check, new_error, unsigned, wire_imm
+from pgctl.engine.native import check, new_error
 from pgctl.engine.op import Op
-from pgctl.engine.peer import NetAddr, Peer
+from pgctl.engine.peer import NetAddr, Peer, PeerGroup
 from pgctl.engine.views import Views
-from pgctl.engine.work import (
-    Barrier,
-    Destination,
-    PagedWrites,
-    Pages,
-    Scatter,
-    Send,
-    Slice,
-    Source,
-    Spread,
-    Work,
-    Write,
-    destination,
-    same_engine,
-    same_group,
-    source,
-)
-from pgctl.errors import PgError, PgInvalid, PgTimeout
-
-_submit_single_write = lib.pg_submit_single_write
+from pgctl.engine.watcher import Watcher
+from pgctl.errors import PgInvalid, PgTimeout
 
 
-class TransferEngine:
+class TransferEngine(Awaited):
     """An engine: its groups of NICs, the memory that they reach, and the peers they talk to.
 
     groups: one GroupConfig each; or one group of `nics` equal NICs with `transport` and `progress`
-    (see NicConfig and GroupConfig). op_timeout: seconds after which an operation without progress
-    fails. What is None is as the environment says (PGCTL_MAX_OPS, PGCTL_OP_TIMEOUT_MS, …; see
-    struct pg_config), else as the engine does.
+    (see NicConfig and GroupConfig). op_timeout, op_limit: seconds after which an operation fails,
+    without progress or in any case. heartbeat: peers hear of us so often; one that was not heard
+    for `silent` is unresponsive, a host that acknowledges nothing for `dead` is dead. goodbye:
+    closing waits so long for peers that may still write to registered memory. control: where peers
+    on other hosts find us, an address, address:port or an interface. What is None is as the
+    environment says (PGCTL_MAX_OPS, PGCTL_OP_TIMEOUT_MS, …; see struct pg_config), else as the
+    engine does.
 
     Any thread may call anything, but `close` only when no other thread submits. Waiting does not
     hold the GIL, and a signal's handler runs within 50 ms. Sizes and offsets are in bytes, times in
     seconds; `group` is an index. What the engine refuses or cannot do is a PgError, an argument of
-    a wrong type a TypeError.
+    a wrong type a TypeError. A forked child has no engine: everything raises PgStale there, closing
+    does nothing, and memory of alloc_mr is not there.
+
+    `await` works on every Op, and on what Awaited lists.
 
     Raises PgInvalid, PgUnsupported (this machine cannot run the transport), PgNoMemory.
     """
@@ -66,6 +56,12 @@ class TransferEngine:
         transport: str = "",
         progress: Progress = "auto",
         op_timeout: float | None = None,
+        op_limit: float | None = None,
+        heartbeat: float | None = None,
+        silent: float | None = None,
+        dead: float | None = None,
+        goodbye: float | None = None,
+        control: str | None = None,
         spin: float | None = None,
         busy_poll: bool | None = None,
         max_ops: int | None = None,
@@ -82,6 +78,11 @@ class TransferEngine:
             groups,
             {
                 "op_timeout_ns": config.nanoseconds(op_timeout, "op_timeout"),
+                "op_limit_ns": config.nanoseconds(op_limit, "op_limit"),
+                "heartbeat_ns": config.nanoseconds(heartbeat, "heartbeat"),
+                "silent_ns": config.nanoseconds(silent, "silent"),
+                "dead_ns": config.nanoseconds(dead, "dead"),
+                "goodbye_ns": config.nanoseconds(goodbye, "goodbye"),
                 "spin_ns": config.nanoseconds(spin, "spin"),
                 "busy_poll": busy_poll,
                 "max_ops": max_ops,
@@ -90,6 +91,7 @@ class TransferEngine:
                 "max_peers": max_peers,
                 "max_regions": max_regions,
             },
+            control,
         )
         self._views = Views()
         kept: list[dict[int, object]] = [{} for _ in groups]
@@ -97,7 +99,6 @@ class TransferEngine:
             Group(lib.pg_engine_group(c, i), timeout, self._views, memory)
             for i, memory in enumerate(kept)
         ]
-        self._events = [Events(group) for group in self._groups]
         refs = [weakref.ref(group) for group in self._groups]
         self._finalizer = weakref.finalize(self, _destroy, c, refs, kept, os.getpid())
 
@@ -121,8 +122,9 @@ class TransferEngine:
     def close(self) -> None:
         """Say goodbye to peers, end what is in flight (PgShutdown), free everything. Idempotent.
 
-        Threads that wait are woken. While numpy arrays show memory of alloc_mr, that and the
-        goodbye are put off until they are gone.
+        Threads and tasks that wait are woken. Waits for peers that may still write to registered
+        memory, at most `goodbye` seconds. While numpy arrays show memory of the engine, that and
+        the goodbye are put off until they are gone.
         """
         if not self.closed:
             for group in self._groups:
@@ -152,6 +154,17 @@ class TransferEngine:
         """Totals of each NIC."""
         return config.stats_of(self._group(group).c)
 
+    def dump(self, file: Sink | None = None) -> str:
+        """What is in flight, and what each waiter waits for, for people.
+
+        file: a descriptor, or a file that has one, which then gets it as well.
+        """
+        if file is not None:
+            fd = descriptor(file)
+            for group in self._groups:
+                check(lib.pg_dump(group.c, fd))
+        return "".join(group.dump() for group in self._groups)
+
     # ---- Peers
 
     def main_address(self, group: int = 0) -> NetAddr:
@@ -174,6 +187,17 @@ class TransferEngine:
     def connect(self, peer: Peer, timeout: float | None = None) -> None:
         """See Peer.connect."""
         peer.connect(timeout)
+
+    def add_peer_group(
+        self, peers: Sequence[Peer | bytes], timeout: float | None = None, group: int = 0
+    ) -> PeerGroup:
+        """Peers that will be addressed together, by Peer or NetAddr: connects to all of them.
+
+        Waits for `timeout` seconds (None: the engine's op_timeout). Raises PgTimeout, PgPeerDown,
+        PgProtocol; PgInvalid for a peer that is in it twice.
+        """
+        members = [each if isinstance(each, Peer) else self.add_peer(each, group) for each in peers]
+        return peer.add_peer_group(self, self._group(group), members, timeout)
 
     # ---- Memory
 
@@ -210,190 +234,30 @@ class TransferEngine:
         """
         return memory.import_mr(self, self._group(group), desc)
 
-    # ---- Operations
-
-    def submit_single_write(
-        self,
-        length: int,
-        imm: int | None,
-        src: Source,
-        dst: Destination,
-        *,
-        cookie: object = None,
-        block: bool = False,
-    ) -> Op:
-        """Write `length` bytes from src to dst; may be split over NICs.
-
-        src: a MemoryRegion, or (MemoryRegion, offset). dst: a RemoteRegion or an MrDesc, or a tuple
-        of one and an offset. imm: at most 30 bits, counted at the peer; None: the peer's engine
-        sees nothing.
-
-        Of every submission: the source must stay as it is until the Op has ended, and the bytes at
-        the destination are undefined until the peer has counted the write. cookie: anything; the
-        end is then told by an Event that carries it. block: wait for room, at most op_timeout,
-        instead of raising PgAgain. Raises PgInvalid (out of bounds, among others), PgStale,
-        PgPeerDown; nothing was submitted then.
-        """
-        if cookie is not None or block:
-            return self.submit(Write(length, imm, src, dst), cookie=cookie, block=block)
-        region, src_offset = src if isinstance(src, tuple) else (src, 0)
-        remote, dst_offset = dst if isinstance(dst, tuple) else (dst, 0)
-        if type(region) is not MemoryRegion:
-            source(region)  # raises
-        if region.engine is not self:
-            same_engine(self, region)  # raises
-        group = region.group
-        if type(remote) is not RemoteRegion or remote.group is not group:
-            remote, _ = destination(group, remote)
-        if imm is None:
-            imm = NO_IMM
-        elif imm > IMM_MAX:
-            wire_imm(imm)  # raises
-        slot = group.take()
-        op = group.pending[slot] = Op(self, group, (region, remote, length), slot)
-        try:
-            rc = _submit_single_write(
-                group.raw,
-                length,
-                imm,
-                region.handle,
-                src_offset,
-                remote.handle,
-                dst_offset,
-                0,
-                slot.flag,
-                slot.error,
-            )
-        except (OverflowError, TypeError):
-            group.give(slot)
-            group.c  # noqa: B018 - raises if the engine is closed
-            return self.submit(Write(length, imm, src, dst))  # raises, and says what is wrong
-        if rc:
-            group.give(slot)
-            check(rc, slot.error)
-        return op
-
-    def submit_paged_writes(
-        self,
-        page_len: int,
-        imm: int | None,
-        src_pages: Pages,
-        dst_pages: Pages,
-        *,
-        cookie: object = None,
-        block: bool = False,
-    ) -> Op:
-        """Write page i of src_pages to page i of dst_pages; each counts 1, and none is split.
-
-        src_pages: Pages of a MemoryRegion. dst_pages: as many, of a RemoteRegion or an MrDesc.
-        The rest is as in submit_single_write.
-        """
-        work = PagedWrites(page_len, imm, src_pages, dst_pages)
-        return self.submit(work, cookie=cookie, block=block)
-
-    def submit_scatter(
-        self,
-        imm: int | None,
-        src: MemoryRegion,
-        dsts: Sequence[Slice],
-        spread: Spread = "bytes",
-        *,
-        cookie: object = None,
-        block: bool = False,
-    ) -> Op:
-        """Write one slice of src to each of dsts; each counts 1 at its peer.
-
-        spread: large slices are split over the NICs ("bytes"), destination i uses NIC i mod n
-        ("peer"), or everything goes by the first ("one"). Op.statuses says how each has ended.
-        Takes room for every destination. The rest is as in submit_single_write.
-        """
-        return self.submit(Scatter(imm, src, dsts, spread), cookie=cookie, block=block)
-
-    def submit_barrier(
-        self,
-        imm: int,
-        peers: Sequence[Peer],
-        *,
-        cookie: object = None,
-        block: bool = False,
-    ) -> Op:
-        """Raise the counter of imm by 1 at each of the peers.
-
-        Op.statuses says how each has ended. The rest is as in submit_single_write.
-        """
-        return self.submit(Barrier(imm, peers), cookie=cookie, block=block)
-
-    def submit_send(
-        self, peer: Peer, data: Any, *, cookie: object = None, block: bool = False
-    ) -> Op:
-        """Send a message of 1 to limits().max_msg bytes; copied now.
-
-        It waits at the sender until the peer has room in its pool. Messages arrive in any order.
-        The rest is as in submit_single_write.
-        """
-        return self.submit(Send(peer, data), cookie=cookie, block=block)
-
-    def submit(self, work: Work, *, cookie: object = None, block: bool = False) -> Op:
-        """Submit what was prepared."""
-        cookies = None if cookie is None else [cookie]
-        return self.submit_batch([work], cookies=cookies, block=block)[0]
-
-    def submit_batch(
-        self,
-        works: Sequence[Work],
-        *,
-        cookies: Sequence[object] | None = None,
-        block: bool = False,
-    ) -> list[Op]:
-        """Submit many operations of one group in one call, with one doorbell where there is one.
-
-        cookies: one for each. Returns the Ops of those that were accepted, from the front. When
-        they are fewer, the next had no room or was wrong: submit the rest again, and it goes or
-        raises. Raises only when not even the first was accepted.
-        """
-        if not works:
-            return []
-        group = works[0].group
-        for work in works:
-            same_engine(self, work)
-            same_group(group, work)
-        array = ffi.new("struct pg_op[]", len(works))
-        ops: list[Op] = []
-        try:
-            for i, work in enumerate(works):
-                cookie = cookies[i] if cookies else None
-                ops.append(_prepare(self, group, array + i, work, cookie))
-            accepted = group.submit(array, len(works), block=block)
-        except BaseException as error:
-            # A signal's handler raised at any point, also when some had been accepted.
-            group.withdraw(op for op in ops if isinstance(error, PgError) or op.refused())
-            raise
-        group.withdraw(ops[accepted:])
-        return ops[:accepted]
-
-    def submit_recvs(self, length: int, count: int, group: int = 0) -> None:
-        """Add `count` buffers of `length` bytes to the pool that messages arrive in.
-
-        A message that finds no free buffer waits at its sender. A longer one arrives cut.
-        """
-        error = new_error()
-        c = self._group(group).c
-        check(
-            lib.pg_submit_recvs(
-                c, unsigned(length, "length", 32), unsigned(count, "count", 32), error
-            ),
-            error,
-        )
-
     # ---- Counters
 
     def counter(self, imm: int, group: int = 0) -> ImmCounter:
         """The counter of an immediate."""
         return ImmCounter(self, self._group(group), imm)
 
-    def expect_imm_count(self, imm: int, n: int, group: int = 0, *, cookie: object = None) -> Op:
+    def expect_imm_count(
+        self,
+        imm: int,
+        n: int,
+        group: int = 0,
+        *,
+        from_: Writers | None = None,
+        owes: Sequence[int] | None = None,
+        cookie: object = None,
+    ) -> Op:
         """See ImmCounter.expect."""
-        return expect(self, self._group(group), imm, n, cookie)
+        return expect(self, self._group(group), imm, n, from_=from_, owes=owes, cookie=cookie)
+
+    # ---- Watchers
+
+    def watcher(self, cookie: object = None, group: int = 0) -> Watcher:
+        """A word whose changes are told by events that carry `cookie`."""
+        return Watcher(self, self._group(group), cookie)
 
     # ---- Progress and events
 
@@ -401,7 +265,7 @@ class TransferEngine:
         """One round in each inline group; how much has happened. Lets go of what has ended."""
         happened = 0
         for group in self._groups:
-            happened += lib.pg_progress(group.c)
+            happened += check(lib.pg_progress(group.c))
             group.settle()
         return happened
 
@@ -411,7 +275,7 @@ class TransferEngine:
 
     def wait_events(self, timeout: float | None = None, group: int = 0) -> list[Event]:
         """Wait for at least one event; [] after `timeout` seconds (None: for ever)."""
-        return self._queue(group).wait(self, _take_all, timeout) or []
+        return self._group(group).events.wait(self, Events.pick_all, timeout)
 
     def recv(self, timeout: float | None = None, group: int = 0) -> tuple[Peer, bytes]:
         """Wait for a message; other events stay in the queue.
@@ -419,13 +283,11 @@ class TransferEngine:
         Raises PgTimeout after `timeout` seconds (None: for ever), PgInvalid (EMSGSIZE) when the
         message was longer than its buffer; its beginning is lost, too, then.
         """
-        event = self._queue(group).wait(self, _take_message, timeout)
-        if event is None:
-            raise PgTimeout(f"no message after {timeout} s")
-        if event.error:
-            raise event.error
-        assert event.peer  # a message has a sender
-        return event.peer, event.data
+        mine = self._group(group)
+        found = mine.events.wait(self, Events.pick_message, timeout)
+        if not found:
+            raise mine.with_dump(PgTimeout(f"no message after {timeout} s"))
+        return found[0].message()
 
     # ---- Inside
 
@@ -433,10 +295,6 @@ class TransferEngine:
         if not 0 <= index < len(self._groups):
             raise PgInvalid(f"group {index} of {len(self._groups)}")
         return self._groups[index]
-
-    def _queue(self, index: int) -> Events:
-        self._group(index)
-        return self._events[index]
 
 
 def _destroy(c: Any, groups: list[weakref.ref[Group]], kept: object, pid: int) -> None:
@@ -447,35 +305,3 @@ def _destroy(c: Any, groups: list[weakref.ref[Group]], kept: object, pid: int) -
             group.raw = None
     if os.getpid() == pid:
         lib.pg_engine_destroy(c)
-
-
-def _prepare(engine: TransferEngine, group: Group, c: Any, work: Work, cookie: object) -> Op:
-    """Fill in a struct pg_op *, and make the Op that tells of its end."""
-    c[0] = work.c[0]
-    each = ffi.new("int32_t[]", work.fan_out) if work.fan_out else None
-    if each:
-        fan = c.u.scatter if c.opcode == lib.PG_OP_SCATTER else c.u.barrier
-        fan.status = each
-    if cookie is None:
-        slot = group.take()
-        c.done.flag = slot.flag
-        op = group.pending[slot] = Op(engine, group, work, slot, each=each)
-    else:
-        op = Op(engine, group, work, None, cookie=cookie, each=each)
-        c.done.cookie = id(op)
-        group.queued[id(op)] = op
-    return op
-
-
-def _take_all(events: deque[Event]) -> list[Event] | None:
-    taken = list(events)
-    events.clear()
-    return taken or None
-
-
-def _take_message(events: deque[Event]) -> Event | None:
-    for event in events:
-        if event.kind == "recv":
-            events.remove(event)
-            return event
-    return None

@@ -6,15 +6,22 @@ import errno
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pgctl._ffi import ffi, lib
+from pgctl.engine.events import Events
 from pgctl.engine.memory import RemoteRegion, import_mr
 from pgctl.engine.native import NS, check, new_error, text
 from pgctl.engine.op import IDLE, Op
 from pgctl.engine.views import Views
-from pgctl.errors import PgError, PgShutdown
+from pgctl.errors import PgError, PgShutdown, PgStale, PgTimeout
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from pgctl.engine.aio import Driver
 
 _SLICE_S: Final = 0.05
 """C waits at most so long, so that a signal's handler soon runs."""
@@ -41,10 +48,14 @@ class Slot:
         self.error = error
 
 
+_groups: weakref.WeakSet[Group] = weakref.WeakSet()
+
+
 class Group:
     """It holds no engine, and whoever uses it must: what is here goes when the engine goes.
 
-    `raw` is the struct pg_group *, None once the engine is closed; `c` then raises.
+    `raw` is the struct pg_group *, None once the engine is closed; `c` then raises, as it does in a
+    forked child.
     """
 
     def __init__(self, c: Any, op_timeout: float, views: Views, kept: dict[int, object]) -> None:
@@ -59,16 +70,28 @@ class Group:
         """Those that end on the event queue, by the cookie that the engine has: their id()."""
         self.peers: set[int] = set()
         self.imports: dict[bytes, RemoteRegion] = {}
+        self.watched: dict[int, object] = {}
+        """The cookies of watchers, by those that the engine has."""
+        self.leaving: set[int] = set()
+        """Regions that nobody has any more, when their peers may write there still."""
+        self.events = Events(self)
+        self.drivers: dict[AbstractEventLoop, Driver] = {}
         self.closing = False
+        self.forked = False
         self._free: list[Slot] = []
         self._chunks: list[Any] = []
         self._lock = threading.RLock()  # collecting garbage may close an engine
         self._inside: list[int] = []
+        _groups.add(self)
 
     @property
     def c(self) -> Any:
         if self.raw is None:
             raise PgShutdown("the engine is closed")
+        if self.forked:
+            raise PgStale(
+                "this engine belongs to the process that was forked: make another one here"
+            )
         return self.raw
 
     # ---- Waiting
@@ -88,22 +111,62 @@ class Group:
                 return late
 
     def _slice(self, call: Callable[[int], int], ns: int) -> int:
-        me = threading.get_ident()
-        self._inside.append(me)  # before the look at `closing`: close() does it the other way round
-        try:
-            if self.closing:
-                raise PgShutdown("the engine is closed")
+        with self:
             return call(ns)
-        finally:
-            self._inside.remove(me)
+
+    def __enter__(self) -> None:
+        """Keep the engine from being destroyed meanwhile."""
+        self._inside.append(threading.get_ident())  # then look; close() does it the other way round
+        if self.closing or self.forked:
+            self._inside.remove(threading.get_ident())
+            self.c  # noqa: B018 - raises in a forked child
+            raise PgShutdown("the engine is closed")
+
+    def __exit__(self, *_: object) -> None:
+        self._inside.remove(threading.get_ident())
 
     def close(self) -> None:
         """Let every other thread's wait end, which takes a slice; then nothing gets in."""
         me = threading.get_ident()  # a signal's handler may close what its thread waits for
         self.closing = True
+        for driver in list(self.drivers.values()):
+            driver.shut()
         while any(who != me for who in self._inside):
             time.sleep(_CLOSE_S)
         self.raw = None
+
+    def in_child(self) -> None:
+        """After a fork: threads that waited are not here, nor are the loops."""
+        self.forked = True
+        self._inside.clear()
+        self._lock = threading.RLock()
+        self.events.in_child()
+        self.drivers.clear()
+
+    def check_wait(self, rc: int, error: Any = None) -> None:
+        """check(), for what has waited."""
+        try:
+            check(rc, error)
+        except PgTimeout as late:
+            raise self.with_dump(late) from None
+
+    def with_dump(self, error: PgError) -> PgError:
+        """`error`; one of time with what is in flight now."""
+        if isinstance(error, PgTimeout) and self.raw and not self.forked:
+            error.dump = self.dump()
+            error.add_note(error.dump)
+        return error
+
+    def dump(self) -> str:
+        """What is in flight, and what waiters wait for."""
+        fd = os.memfd_create("pgctl-dump")
+        try:
+            check(lib.pg_dump(self.c, fd))
+            with open(fd, encoding="utf-8", errors="replace", closefd=False) as file:
+                file.seek(0)
+                return file.read()
+        finally:
+            os.close(fd)
 
     # ---- Operations
 
@@ -145,6 +208,19 @@ class Group:
                     op.finish(min(value, 0))
                     del self.pending[slot]
                     self._free.append(slot)
+
+    def cancel(self, op: Op) -> bool:
+        """Whether it was in flight."""
+        done = ffi.new("struct pg_done *")
+        with self._lock:  # else its flag may be another's by now
+            if op.slot:
+                done.flag = op.slot.flag
+            elif id(op) in self.queued:
+                done.cookie = id(op)
+            else:
+                return False
+            rc = lib.pg_cancel(self.c, done)
+        return rc != -errno.ENOENT and check(rc) == 0
 
     def await_op(self, op: Op, timeout: float | None) -> bool:
         """Whether it has ended in time."""
@@ -189,6 +265,7 @@ class Group:
         self.pending.clear()
         self.queued.clear()
         self.imports.clear()
+        self.watched.clear()
         self.kept.clear()
 
     # ---- Peers
@@ -224,3 +301,26 @@ class Group:
                 remote = import_mr(None, self, desc)
             self.imports[desc] = remote
         return remote
+
+    # ---- Memory
+
+    def leave(self, region: int) -> None:
+        """Unregister what nobody here has any more: now, or when no peer has it any more."""
+        if lib.pg_unreg_mr(self.c, region, 0, ffi.NULL) == -errno.EBUSY:
+            self.leaving.add(region)
+        else:
+            self.leaving.discard(region)
+            self.kept.pop(region, None)
+
+    def leave_all(self) -> None:
+        """Try again."""
+        for region in list(self.leaving):
+            self.leave(region)
+
+
+def _in_child() -> None:
+    for group in list(_groups):
+        group.in_child()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -141,15 +141,16 @@ class MemoryRegion:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def close(self, timeout: float | None = None) -> None:
-        """Unregister, once no operation of ours reads it; engine memory is then freed. Idempotent.
+        """Revoke it: once this returns, no operation of ours reads it and no peer can write there.
 
-        A peer that has the MrDesc may be writing still, also to memory that was registered where it
-        is: first agree with it that this has ended.
+        Engine memory is then freed. Later writes of peers end with PgStale. Idempotent.
 
-        Waits for `timeout` seconds (None: the engine's op_timeout). Raises PgBusy, and the region
-        stays registered, while operations read it or arrays show memory that would be freed.
+        Waits for `timeout` seconds (None: the engine's op_timeout). Raises PgBusy, which names the
+        peer, when one does not answer in time, or when operations still read it: the region stays
+        registered, but peers stay refused, and calling again goes on. Raises PgBusy, and nothing
+        has changed, when arrays show memory that would be freed.
         """
-        if self.closed:
+        if self.closed or self.group.forked:
             return
         if self._owned and self._window and self._window():
             raise PgBusy(f"{self!r} cannot be freed: numpy arrays or buffers still show it")
@@ -169,10 +170,10 @@ class MemoryRegion:
 
 
 def _forget_region(ref: weakref.ref[Group], handle: int) -> None:
-    """What is still read stays registered, and alive, until the engine closes."""
+    """What is still read or written stays registered, and alive, until that has ended."""
     group = ref()
-    if group and group.raw and lib.pg_unreg_mr(group.raw, handle, 0, ffi.NULL) == 0:
-        group.kept.pop(handle, None)
+    if group and group.raw and not group.forked:
+        group.leave(handle)
 
 
 class _Window:
@@ -183,6 +184,8 @@ class _Window:
     def __init__(self, region: MemoryRegion) -> None:
         if region.closed:
             raise PgStale(f"{region!r} is closed")
+        if region.group.forked:
+            raise PgStale(f"{region!r} is not there in a forked child")
         self.held = region, region.group.kept.get(region.handle)
         self.__array_interface__ = {
             "version": 3,
@@ -200,6 +203,7 @@ def alloc_mr(
     flags: int,
 ) -> MemoryRegion:
     pointer, handle, error = ffi.new("void **"), ffi.new("pg_mr_t *"), new_error()
+    group.leave_all()
     check(
         lib.pg_alloc_mr(group.c, unsigned(length, "length"), numa, flags, pointer, handle, error),
         error,
@@ -210,6 +214,7 @@ def alloc_mr(
 def reg_mr(engine: TransferEngine, group: Group, memory: object) -> MemoryRegion:
     pointer, length, kept = _borrow(memory)
     handle, error = ffi.new("pg_mr_t *"), new_error()
+    group.leave_all()
     check(lib.pg_reg_mr(group.c, pointer, length, handle, error), error)
     group.kept[handle[0]] = kept
     return MemoryRegion(engine, group, handle[0], pointer, length, owned=False)
@@ -297,12 +302,12 @@ class RemoteRegion:
         def remote_ptr(ns: int) -> int:
             return int(lib.pg_remote_ptr(self.group.c, self.handle, ns, pointer, error))
 
-        check(self.group.wait(remote_ptr, limit), error)
+        self.group.check_wait(self.group.wait(remote_ptr, limit), error)
         return pointer[0]
 
     def close(self) -> None:
         """Forget it. Idempotent. Raises PgBusy while operations write there."""
-        if not self._finalizer.alive or self.group.closing:
+        if not self._finalizer.alive or self.group.closing or self.group.forked:
             return
         error = new_error()
         rc = lib.pg_release_rmr(self.group.c, self.handle, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, Final
 
@@ -35,6 +36,15 @@ def unsigned(value: int, what: str, bits: int = 64) -> int:
     if not 0 <= number < 1 << bits:
         raise PgInvalid(f"{what} {number} is not a number from 0 to 2^{bits} - 1")
     return number
+
+
+def milliseconds(seconds: float | None) -> int:
+    """A limit as the engine takes it, 0 for none."""
+    if seconds is None:
+        return 0
+    if not 0 < seconds < (1 << 32) / 1000:
+        raise PgInvalid(f"limit {seconds} is not a positive number of seconds")
+    return math.ceil(seconds * 1000)
 
 
 def wire_imm(imm: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -11,9 +12,9 @@ IDLE: Final = 2
 """A flag that the engine has not been given: it writes 0, then 1 or -errno."""
 
 if TYPE_CHECKING:
-    from pgctl.engine.engine import TransferEngine
     from pgctl.engine.group import Group, Slot
     from pgctl.engine.memory import MemoryRegion, RemoteRegion
+    from pgctl.engine.submit import Submitter
     from pgctl.engine.work import Work
 
     Written: TypeAlias = tuple[MemoryRegion, RemoteRegion, int]
@@ -26,6 +27,9 @@ class Expectation:
 
     imm: int
     n: int
+    writers: tuple[int, ...] = ()
+    """The handles of the peers that are named; () for any."""
+    held: object = None
 
     @property
     def what(self) -> str:
@@ -33,7 +37,7 @@ class Expectation:
 
     @property
     def targets(self) -> tuple[bytes | int, ...]:
-        return ()
+        return self.writers
 
 
 class Op:
@@ -47,7 +51,7 @@ class Op:
 
     def __init__(
         self,
-        engine: TransferEngine,
+        engine: Submitter,
         group: Group,
         work: Work | Written | Expectation,
         slot: Slot | None,
@@ -74,6 +78,12 @@ class Op:
             self.group.await_op(self, 0)
         return self.status is not None
 
+    def seen(self) -> bool:
+        """Whether it has ended, without making progress."""
+        if self.status is None:
+            self.group.settle([self])
+        return self.status is not None
+
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it has ended; raise the error if it failed.
 
@@ -85,9 +95,34 @@ class Op:
             if not self.slot:
                 raise PgInvalid("an operation with a cookie ends on the event queue")
             if not self.group.await_op(self, timeout):
-                raise PgTimeout(f"{self._what()[0]}: not done after {timeout} s")
+                late = PgTimeout(f"{self._what()[0]}: not done after {timeout} s")
+                raise self.group.with_dump(late)
+        self.raise_failure()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait in an event loop of asyncio; the rest is as in `wait`.
+
+        Cancelling the task that awaits it cancels the operation; what it borrows stays borrowed
+        until it has ended. An expectation stands.
+        """
+        from pgctl.engine.aio import ended
+
+        return ended(self).__await__()
+
+    def cancel(self) -> bool:
+        """Take it back; whether it was in flight.
+
+        What was not posted is dropped, what was is awaited. It then ends with PgCanceled, or as it
+        does if all of it was posted already. Raises PgInvalid for an expectation: free its counter.
+        """
+        if isinstance(self.work, Expectation):
+            raise PgInvalid("an expectation is not cancelled: free its counter")
+        return self.status is None and self.group.cancel(self)
+
+    def raise_failure(self) -> None:
+        """Raise its error, if it has failed."""
         if self.status:
-            raise self._failure(self.status)
+            raise self.group.with_dump(self._failure(self.status))
 
     @property
     def error(self) -> PgError | None:
@@ -120,4 +155,6 @@ class Op:
 
     def _failure(self, status: int) -> PgError:
         what, targets = self._what()
-        return error_of(status, f"{what}: {self.group.reason(status, targets)}")
+        error = error_of(status, f"{what}: {self.group.reason(status, targets)}")
+        error.statuses = self.statuses
+        return error

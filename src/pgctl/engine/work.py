@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from pgctl._ffi import ffi, lib
 from pgctl.engine.memory import MemoryRegion, RemoteRegion
-from pgctl.engine.native import unsigned, wire_imm
+from pgctl.engine.native import milliseconds, unsigned, wire_imm
+from pgctl.engine.peer import Peer, PeerGroup, members_of, peers_of
 from pgctl.errors import PgInvalid
 
 if TYPE_CHECKING:
     from pgctl.engine.engine import TransferEngine
     from pgctl.engine.group import Group
-    from pgctl.engine.peer import Peer
 
 Source: TypeAlias = MemoryRegion | tuple[MemoryRegion, int]
 Remote: TypeAlias = RemoteRegion | bytes
@@ -77,7 +77,10 @@ class Slice(NamedTuple):
 
 
 class Work:
-    """What all operations have. `c` is a struct pg_op * without `done`."""
+    """What all operations have. `c` is a struct pg_op * without `done`.
+
+    remote_visible, limit: see TransferEngine.submit_single_write.
+    """
 
     __slots__ = ("c", "engine", "fan_out", "group", "held", "targets", "what")
 
@@ -97,11 +100,21 @@ class Work:
         return f"<{type(self).__name__}: {self.what}>"
 
     def _begin(
-        self, of: MemoryRegion | Peer, opcode: int, imm: int | None, what: str, fan_out: int = 0
+        self,
+        of: MemoryRegion | Peer,
+        opcode: int,
+        imm: int | None,
+        what: str,
+        fan_out: int,
+        *,
+        remote_visible: bool,
+        limit: float | None,
     ) -> None:
         self.engine, self.group = of.engine, of.group
         self.c = ffi.new("struct pg_op *")
         self.c.opcode, self.c.imm = opcode, wire_imm(imm)
+        self.c.flags = remote_visible * lib.PG_REMOTE_VISIBLE
+        self.c.limit_ms = milliseconds(limit)
         self.what = what if imm is None else f"{what} with immediate {imm:#x}"
         self.fan_out = fan_out
 
@@ -111,10 +124,22 @@ class Write(Work):
 
     __slots__ = ()
 
-    def __init__(self, length: int, imm: int | None, src: Source, dst: Destination) -> None:
+    def __init__(
+        self,
+        length: int,
+        imm: int | None,
+        src: Source,
+        dst: Destination,
+        *,
+        remote_visible: bool = False,
+        limit: float | None = None,
+    ) -> None:
         region, src_offset = source(src)
         remote, dst_offset = destination(region.group, dst)
-        self._begin(region, lib.PG_OP_WRITE, imm, f"write of {length} bytes")
+        what = f"write of {length} bytes"
+        self._begin(
+            region, lib.PG_OP_WRITE, imm, what, 0, remote_visible=remote_visible, limit=limit
+        )
         c = self.c.u.write
         c.src, c.dst, c.len = region.handle, remote.handle, unsigned(length, "length")
         c.src_offset = unsigned(src_offset, "source offset")
@@ -128,12 +153,24 @@ class PagedWrites(Work):
 
     __slots__ = ()
 
-    def __init__(self, page_len: int, imm: int | None, src: Pages, dst: Pages) -> None:
+    def __init__(
+        self,
+        page_len: int,
+        imm: int | None,
+        src: Pages,
+        dst: Pages,
+        *,
+        remote_visible: bool = False,
+        limit: float | None = None,
+    ) -> None:
         region, _ = source(src.region)
         remote, _ = destination(region.group, dst.region)
         if src.count != dst.count:
             raise PgInvalid(f"{src.count} source pages for {dst.count} destination pages")
-        self._begin(region, lib.PG_OP_PAGED, imm, f"{src.count} pages of {page_len} bytes")
+        what = f"{src.count} pages of {page_len} bytes"
+        self._begin(
+            region, lib.PG_OP_PAGED, imm, what, 0, remote_visible=remote_visible, limit=limit
+        )
         c = self.c.u.paged
         c.src, c.dst = region.handle, remote.handle
         c.src_indices, c.dst_indices, c.n_pages = src.pointer, dst.pointer, src.count
@@ -159,12 +196,24 @@ class Scatter(Work):
         src: MemoryRegion,
         dsts: Sequence[Slice],
         spread: Spread = "bytes",
+        *,
+        group: PeerGroup | None = None,
+        remote_visible: bool = False,
+        limit: float | None = None,
     ) -> None:
         region, _ = source(src)
         if spread not in _SPREADS:
             raise PgInvalid(f"spread {spread!r} is not bytes, peer or one")
         what = f"scatter to {len(dsts)} destinations"
-        self._begin(region, lib.PG_OP_SCATTER, imm, what, len(dsts))
+        self._begin(
+            region,
+            lib.PG_OP_SCATTER,
+            imm,
+            what,
+            len(dsts),
+            remote_visible=remote_visible,
+            limit=limit,
+        )
         array = ffi.new("struct pg_scatter_dst[]", len(dsts))
         remotes = [destination(region.group, dst.dst)[0] for dst in dsts]
         for c, dst, remote in zip(array, dsts, remotes, strict=True):
@@ -174,7 +223,9 @@ class Scatter(Work):
         scatter = self.c.u.scatter
         scatter.src, scatter.dsts, scatter.n = region.handle, array, len(dsts)
         scatter.spread = _SPREADS[spread]
-        self.held = region, array, *remotes
+        if group is not None:
+            scatter.group = members_of(self.group, group)[2]
+        self.held = region, array, group, *remotes
         self.targets = tuple(remote.desc for remote in remotes)
 
 
@@ -183,16 +234,29 @@ class Barrier(Work):
 
     __slots__ = ()
 
-    def __init__(self, imm: int, peers: Sequence[Peer]) -> None:
-        if not peers:
+    def __init__(
+        self,
+        imm: int,
+        peers: Sequence[Peer] | PeerGroup,
+        *,
+        remote_visible: bool = False,
+        limit: float | None = None,
+    ) -> None:
+        n = len(peers)
+        if not n:
             raise PgInvalid("a barrier with 0 peers")
-        self._begin(peers[0], lib.PG_OP_BARRIER, imm, f"barrier of {len(peers)} peers", len(peers))
-        for peer in peers:
-            same_group(self.group, peer)
-        self.targets = tuple(peer.handle for peer in peers)
-        array = ffi.new("pg_peer_t[]", self.targets)
-        self.c.u.barrier.peers, self.c.u.barrier.n = array, len(peers)
-        self.held = (array,)
+        members = peers_of(peers)
+        what = f"barrier of {n} peers"
+        self._begin(
+            members[0], lib.PG_OP_BARRIER, imm, what, n, remote_visible=remote_visible, limit=limit
+        )
+        array, count, handle = members_of(self.group, peers)
+        barrier = self.c.u.barrier
+        barrier.n, barrier.group = count, handle
+        if count:
+            barrier.peers = array
+        self.targets = tuple(peer.handle for peer in members)
+        self.held = array, peers
 
 
 class Send(Work):
@@ -200,12 +264,32 @@ class Send(Work):
 
     __slots__ = ()
 
-    def __init__(self, peer: Peer, data: Any) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        data: Any,
+        *,
+        remote_visible: bool = False,
+        limit: float | None = None,
+    ) -> None:
         buffer = ffi.from_buffer(data)
-        self._begin(peer, lib.PG_OP_SEND, None, f"message of {len(buffer)} bytes")
+        what = f"message of {len(buffer)} bytes"
+        self._begin(peer, lib.PG_OP_SEND, None, what, 0, remote_visible=remote_visible, limit=limit)
         c = self.c.u.send
         c.peer, c.data, c.len = peer.handle, buffer, min(len(buffer), 0xFFFFFFFF)
         self.held = (buffer,)
+        self.targets = (peer.handle,)
+
+
+class Fence(Work):
+    """Everything before it; see TransferEngine.fence."""
+
+    __slots__ = ()
+
+    def __init__(self, peer: Peer, *, limit: float | None = None) -> None:
+        self._begin(peer, lib.PG_OP_FENCE, None, "fence", 0, remote_visible=False, limit=limit)
+        self.c.u.fence.peer = peer.handle
+        self.held = ()
         self.targets = (peer.handle,)
 
 
@@ -230,7 +314,7 @@ def destination(group: Group, dst: Any) -> tuple[RemoteRegion, int]:
     return remote, offset
 
 
-def same_engine(engine: TransferEngine, other: MemoryRegion | Work) -> None:
+def same_engine(engine: object, other: MemoryRegion | Work) -> None:
     if other.engine is not engine:
         raise PgInvalid(f"{other!r} belongs to another engine")
 
