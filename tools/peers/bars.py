@@ -10,6 +10,7 @@ from typing import Any
 from peers.common import Cores, NotMeasuredError, Row, Sample, lines_to_sample, run
 
 PYTHON_COSTS = Path(__file__).with_name("python_costs.py")
+LIFETIMES = Path(__file__).with_name("lifetimes.py")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,20 @@ BARS = [
         PERCENT,
     ),
 ]
+COSTS = [
+    ("submit from Python, 8 B, p50, µs", "<= 2", "costs", "submit_us"),
+    (
+        "submit from Python, 4096 pages, before the copy, p50, µs",
+        "<= 20",
+        "costs",
+        "submit_paged_us",
+    ),
+    ("memory per connected peer and NIC, KiB", "<= 64", "costs", "peer_kib"),
+    ("from a peer's address to bytes in its memory, ms", "<= 1", "lifetimes", "meet_ms"),
+    ("until the death of a local process is known, ms", "<= 50", "lifetimes", "death_ms"),
+    ("an idle engine with 64 peers, % of a core", "< 1", "lifetimes", "idle_percent"),
+]
+"""What, the bar, the script that measures it, and the name of its line."""
 
 
 def rows(cores: Cores) -> list[Row]:
@@ -65,23 +80,15 @@ def rows(cores: Cores) -> list[Row]:
         return [Row("bars", "-", table="bars", reason="pgctl is not installed (make venv)")]
     pinned = ["taskset", "-c", ",".join(map(str, cores))]
     bench = [Row(b.what, b.asked, partial(_bench, [*pinned, str(pgctl)], b), "bars") for b in BARS]
-    costs = partial(run, [*pinned, sys.executable, str(PYTHON_COSTS)])
-    return [
-        *bench,
-        Row("submit from Python, 8 B, p50, µs", "<= 2", partial(_cost, costs, "submit_us"), "bars"),
-        Row(
-            "submit from Python, 4096 pages, before the copy, p50, µs",
-            "<= 20",
-            partial(_cost, costs, "submit_paged_us"),
-            "bars",
-        ),
-        Row(
-            "memory per connected peer and NIC, KiB",
-            "<= 64",
-            partial(_cost, costs, "peer_kib"),
-            "bars",
-        ),
+    scripts = {
+        name: partial(run, [*pinned, sys.executable, str(path)])
+        for name, path in (("costs", PYTHON_COSTS), ("lifetimes", LIFETIMES))
+    }
+    costs = [
+        Row(what, asked, partial(_cost, scripts[script], name), "bars")
+        for what, asked, script, name in COSTS
     ]
+    return [*bench, *costs]
 
 
 def _cost(costs: partial[str], name: str) -> Sample:
