@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 
 import pytest
@@ -50,6 +51,29 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.line(
             f"{name}: {count['passed']} passed, {count['skipped']} skipped, {failed} failed"
         )
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """The machines of support/machines.py, each once: to read."""
+    from machines import MACHINES
+
+    top = tmp_path_factory.mktemp("machines")
+    return {name: build(top / name) for name, build in MACHINES.items()}
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    """Makes a copy of one of them: to break."""
+    from machines import Machine
+
+    def make(name):
+        shutil.copytree(built[name].root, tmp_path / name, symlinks=True, copy_function=os.link)
+        machine = Machine(tmp_path / name)
+        machine.devices = built[name].devices
+        return machine
+
+    return make
 
 
 @pytest.fixture
