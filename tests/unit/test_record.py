@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pgctl.report import json_writer
 from pgctl.report.record import (
     SCHEMA,
+    DomainGroup,
     Fabric,
     Finding,
     Gate,
@@ -110,6 +111,19 @@ records = st.builds(
         )
     ).map(tuple),
     error=st.none() | text,
+    domain_groups=st.lists(
+        st.builds(
+            DomainGroup,
+            gpu=st.none() | st.just("0000:18:00.0"),
+            numa=st.none() | st.integers(0, 9),
+            nics=st.lists(text, max_size=4).map(tuple),
+            cpus=st.lists(st.integers(0, 512)).map(tuple),
+            rails=st.lists(st.integers(0, 64)).map(tuple),
+            closeness=st.lists(st.sampled_from(["PIX", "PXB", "PHB", "NODE", "SYS"])).map(tuple),
+            shared=st.lists(text).map(tuple),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 
 RECORD = Record("bench write", "pass", Run((), "", "host", 2, {}, 0), Fabric("shm", "", ()))
@@ -138,6 +152,8 @@ def test_the_schema_is_one() -> None:
         (("fabric", "progress"), ["inline", "idle"]),
         (("schema",), "pgctl.result/2"),
         (("extra",), 1),
+        (("hardware",), {}),
+        (("domain_groups",), [{"gpu": "0", "numa": 0, "nics": [], "cpus": []}]),
         (("limits",), {"memcpy_gbyte_s": "fast"}),
     ],
 )

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from pgctl.report import describe_probe
 from pgctl.report.describe import NO_BREAK, Line, footer, header, would_run
 from pgctl.report.record import Record, Result
 from pgctl.units import align_points, format_number, format_size
@@ -102,6 +103,22 @@ class Terminal:
         lines = [*header(record), would_run(record)]
         self._show([_lines(lines, self._out.width)])
 
+    def probe(self, record: Record, verbose: bool = False) -> None:
+        """The machine, its groups and the verdicts; just what is wrong if quiet."""
+        width = self._out.width
+        if self.quiet:
+            lines = describe_probe.problems(record)
+            self._show([_lines(lines, width)] if lines else [])
+            return
+        tables = (describe_probe.matrix(record, width), describe_probe.groups(record, width))
+        self._show(
+            [
+                _lines(describe_probe.machine(record), width),
+                *(_plain_table(table) for table in tables if table),
+                _lines(describe_probe.verdicts(record, verbose), width),
+            ]
+        )
+
     def _show(self, parts: Sequence[Text]) -> None:
         for i, part in enumerate(parts):
             if i:
@@ -164,3 +181,8 @@ def _table(results: Sequence[Result]) -> Text:
         columns.append([text.rjust(width) for text in texts])
     head, *rows = ("  ".join(row).rstrip() for row in zip(*columns, strict=True))
     return Text("\n").join([Text(head, style="bold"), *map(Text, rows)])
+
+
+def _plain_table(rows: Sequence[str]) -> Text:
+    head, *rest = rows
+    return Text("\n").join([Text(head, style="bold"), *map(Text, rest)])

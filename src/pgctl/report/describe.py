@@ -71,7 +71,7 @@ def footer(record: Record) -> list[Line]:
         sizes = len(record.run.parameters.get("sizes", [0]))
         done = f"{len(record.results)} of {sizes} sizes" if sizes > 1 else "nothing"
         lines.append(Line("incomplete", f"{done} measured: {record.error}", _BAD))
-    return _labels_once(lines)
+    return labels_once(lines)
 
 
 def _ranks(record: Record) -> str:
@@ -206,7 +206,7 @@ def _verified(results: Sequence[Result]) -> Line | None:
     return Line("verified", "no, as --no-check asked", _QUIET)
 
 
-def _labels_once(lines: list[Line]) -> list[Line]:
+def labels_once(lines: list[Line]) -> list[Line]:
     """A label that repeats the one above is left out."""
     labels = [line.label for line in lines]
     return [

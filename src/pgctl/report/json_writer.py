@@ -33,7 +33,11 @@ def check_target(target: str) -> None:
 
 def write(record: Record, target: str) -> None:
     """Raises OSError; then nothing is left behind."""
-    text = dumps(record)
+    write_text(dumps(record), target)
+
+
+def write_text(text: str, target: str) -> None:
+    """Whole or not at all, as `write` does it."""
     if target == STDOUT:
         sys.stdout.write(text)
         sys.stdout.flush()

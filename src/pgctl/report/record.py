@@ -13,6 +13,8 @@ from typing import Any, Literal
 SCHEMA = "pgctl.result/1"
 
 Verdict = Literal["pass", "fail", "error", "skip"]
+Outcome = Literal["pass", "warn", "fail", "skip"]
+"""Of one check."""
 Summary = Mapping[str, float]
 """Percentiles by name: p50, p90, p99, p99.9, min, max; and mean, over the whole run."""
 
@@ -96,7 +98,7 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class Finding:
     id: str
-    verdict: Literal["pass", "warn", "fail", "skip"]
+    verdict: Outcome
     title: str
     evidence: str
     fix: str
@@ -114,6 +116,23 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class DomainGroup:
+    """A GPU, the NICs that serve it, and the cores that drive them."""
+
+    gpu: str | None
+    """By PCI address; null on a machine without GPUs."""
+    numa: int | None
+    nics: tuple[str, ...]
+    cpus: tuple[int, ...]
+    rails: tuple[int, ...] = ()
+    """By NIC."""
+    closeness: tuple[str, ...] = ()
+    """By NIC: PIX, PXB, PHB, NODE or SYS."""
+    shared: tuple[str, ...] = ()
+    """Those of its NICs that other groups use too."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     command: str
     verdict: Verdict
@@ -126,6 +145,9 @@ class Record:
     gates: tuple[Gate, ...] = ()
     error: str | None = None
     """Why the run came to no verdict."""
+    domain_groups: tuple[DomainGroup, ...] = ()
+    hardware: Mapping[str, Any] | None = None
+    """What probe read."""
     schema: str = field(default=SCHEMA, init=False)
 
 
