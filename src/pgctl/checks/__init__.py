@@ -1,0 +1,1 @@
+"""What is wrong with a machine: opinions on the facts, each with its evidence and its fix."""
