@@ -9,6 +9,7 @@ import click
 
 from pgctl.cli.bench import bench
 from pgctl.cli.completion import completion
+from pgctl.cli.probe import probe
 from pgctl.cli.status import run
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -20,6 +21,7 @@ def cli() -> None:
     """Tell whether a cluster can carry the traffic of modern LLM systems, and how fast."""
 
 
+cli.add_command(probe)
 cli.add_command(bench)
 cli.add_command(completion)
 

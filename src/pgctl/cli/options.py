@@ -187,6 +187,18 @@ _FLAGS: dict[str, Decorator] = {
         help="NICs of each rank, or lanes of shared memory: 1 to 4 for all, or one number per "
         "rank: 4,1.",
     ),
+    "nic_names": click.option(
+        "--nics",
+        metavar="NAMES",
+        default="",
+        help="NICs by name as in NCCL_IB_HCA: mlx5 is a prefix, =mlx5_1 exact, ^ all others, "
+        ":2 a port; or by PCI address.",
+    ),
+    "profile": click.option(
+        "--profile",
+        type=click.Path(exists=True, dir_okay=False),
+        help="YAML of what this fabric should be.",
+    ),
     "transport": click.option(
         "--transport",
         type=click.Choice(["auto", "shm"]),
