@@ -34,7 +34,7 @@ static int from_env(const char *name, uint64_t *value, uint64_t max, struct pg_e
 		return 0;
 	errno = 0;
 	v = strtoull(text, &end, 10);
-	if (errno || *end || text[0] == '-' || v > max)
+	if (errno || *end || text[0] < '0' || text[0] > '9' || v > max)
 		return error_set(err, -EINVAL, "%s=%s is not a number from 0 to %llu", name, text,
 				 (unsigned long long)max);
 	*value = v;
