@@ -23,7 +23,9 @@ PATIENCE_S = 60
 
 LAUNCHER = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the test runner inherited
+# whatever the test runner inherited
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pgctl import cluster
 ranks, verbose, settle_s, *command = sys.argv[1:]
 if settle_s:
