@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -71,6 +72,7 @@ static void use_in_child(struct side *s)
 }
 
 static _Atomic int stop;
+static _Atomic unsigned written;
 
 static void *traffic(void *arg)
 {
@@ -81,8 +83,19 @@ static void *traffic(void *arg)
 		CHECK(pg_submit_single_write(s->g, 4096, PG_NO_IMM, s->mr, 0, s->remote, 0, 0,
 					     &sent, NULL) == 0);
 		CHECK(pg_wait_flags(s->g, &sent, 1, 10 * SECOND) == 0 && sent == 1);
+		atomic_fetch_add_explicit(&written, 1, memory_order_relaxed);
 	}
 	return NULL;
+}
+
+/* Also, that a thread has started before a fork: a sanitizer's allocator, which it uses to start, is
+ * not made ready for forks. */
+static void await_traffic(void)
+{
+	unsigned before = atomic_load_explicit(&written, memory_order_relaxed);
+
+	while (atomic_load_explicit(&written, memory_order_relaxed) == before)
+		sched_yield();
 }
 
 /* In the middle of traffic, which goes on. */
@@ -99,8 +112,10 @@ static void test_children(int mode)
 	atomic_store_explicit(&stop, 0, memory_order_relaxed);
 	CHECK(pthread_create(&thread, NULL, traffic, &a) == 0);
 	for (unsigned i = 0; i < 20; i++) {
-		pid_t pid = fork();
+		pid_t pid;
 
+		await_traffic();
+		pid = fork();
 		CHECK(pid >= 0);
 		if (pid == 0) {
 			alarm(60);

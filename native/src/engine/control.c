@@ -329,8 +329,8 @@ static void stream_over(struct pg_group *g, struct stream *s)
 		return;
 	}
 	control_close(g, s);
-	if (p && !peer_alive(p) && peer_stopped(g, p))
-		holders_drop(g, p);
+	if (p && !peer_alive(p))
+		peer_if_stopped(g, p);
 }
 
 static void stream_ready(struct pg_group *g, struct watch *w, uint32_t events)

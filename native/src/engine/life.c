@@ -200,6 +200,16 @@ bool peer_stopped(const struct pg_group *g, const struct peer *p)
 	return !p->unheard;
 }
 
+void peer_if_stopped(struct pg_group *g, struct peer *p)
+{
+	if (!peer_stopped(g, p))
+		return;
+	holders_drop(g, p);
+	/* It may yet take what has not been placed, until it dies. */
+	if (!p->unplaced)
+		process_forget(g, p);
+}
+
 static struct op *first_waiting(const struct peer *p, bool fence)
 {
 	for (struct list *l = p->waiting.next; l != &p->waiting; l = l->next) {
@@ -257,8 +267,7 @@ static void end(struct pg_group *g, struct peer *p)
 	p->serial = 0;
 	p->end = END_CLOSE;
 	p->end_round = g->rounds;
-	if (peer_stopped(g, p))
-		holders_drop(g, p);
+	peer_if_stopped(g, p);
 	expire_tombstones(g);
 }
 

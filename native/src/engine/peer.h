@@ -66,6 +66,8 @@ void peer_can_write(struct pg_group *g, struct peer *p);
 
 /* Whether a peer that is down is known to write no more: it has died, or has hung up. */
 bool peer_stopped(const struct pg_group *g, const struct peer *p);
+/* Of one that is down: lets go what was kept in case it had not. */
+void peer_if_stopped(struct pg_group *g, struct peer *p);
 
 /* Arrivals of peers that are down put off their end. */
 void peers_still_heard(struct pg_group *g, const struct arrival *arrivals, unsigned n);
