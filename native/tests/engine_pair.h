@@ -105,4 +105,92 @@ static inline int32_t pair_run(struct side *a, struct side *b, const int32_t *fl
 	return 0;
 }
 
+static inline struct pg_config config_defaults(void)
+{
+	struct pg_config config;
+
+	CHECK(pg_config_init(&config, NULL) == 0);
+	return config;
+}
+
+/* Two that are connected, with one write done. */
+static inline void pair_open_up(struct side *a, struct side *b, unsigned lanes, uint64_t mem,
+				const struct pg_config *config)
+{
+	int32_t sent;
+
+	side_open(a, lanes, PG_PROGRESS_INLINE, mem, config);
+	side_open(b, lanes, PG_PROGRESS_INLINE, mem, config);
+	side_meet(a, b);
+	side_meet(b, a);
+	CHECK(pg_submit_single_write(a->g, 8, PG_NO_IMM, a->mr, 0, a->remote, 0, 0, &sent, NULL) ==
+	      0);
+	CHECK_EQ(pair_run(a, b, &sent), 1);
+}
+
+static inline void pair_progress(struct side *a, struct side *b, int rounds)
+{
+	for (int i = 0; i < rounds; i++) {
+		pg_progress(a->g);
+		pg_progress(b->g);
+	}
+}
+
+static inline void pair_turns(struct side *a, struct side *b, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		pg_wait_flags(a->g, &(int32_t){ 0 }, 1, 100000);
+		pg_wait_flags(b->g, &(int32_t){ 0 }, 1, 100000);
+	}
+}
+
+/* 8 bytes from the start; how it ended. */
+static inline int32_t pair_write_one(struct side *a, struct side *b, pg_rmr_t to, uint32_t imm)
+{
+	int32_t sent;
+	int rc = pg_submit_single_write(a->g, 8, imm, a->mr, 0, to, 0, 0, &sent, NULL);
+
+	return rc ? rc : pair_run(a, b, &sent);
+}
+
+static inline pg_rmr_t side_import(struct side *s, struct side *owner, pg_mr_t mr)
+{
+	uint8_t buf[PG_DESC_MAX];
+	size_t len = sizeof(buf);
+	pg_rmr_t remote;
+
+	CHECK(pg_mr_desc(owner->g, mr, buf, &len) == 0);
+	CHECK(pg_import_mr(s->g, buf, len, &remote, NULL) == 0);
+	return remote;
+}
+
+static inline bool side_is_up(const struct side *s)
+{
+	struct pg_peer_info info;
+
+	CHECK(pg_peer_info(s->g, s->peer, &info) == 0);
+	return info.up;
+}
+
+static inline uint64_t side_value(struct side *s, uint32_t imm)
+{
+	uint64_t value;
+
+	CHECK(pg_imm_value(s->g, imm, &value) == 0);
+	return value;
+}
+
+/* The next event of this kind: 1, or 0 if there is none for long. */
+static inline int side_next_news(struct side *s, struct side *other, uint32_t kind,
+				 struct pg_event *e)
+{
+	for (int i = 0; i < 20000; i++) {
+		if (pg_poll_events(s->g, e, 1) == 1 && e->kind == kind)
+			return 1;
+		if (other)
+			pg_progress(other->g);
+	}
+	return 0;
+}
+
 #endif

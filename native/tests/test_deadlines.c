@@ -13,68 +13,11 @@
 #define MEM (1u << 20)
 #define MS 1000000ull
 
-static struct pg_config defaults(void)
-{
-	struct pg_config config;
-
-	CHECK(pg_config_init(&config, NULL) == 0);
-	return config;
-}
-
-static void open_pair(struct side *a, struct side *b, unsigned lanes,
-		      const struct pg_config *config)
-{
-	int32_t sent;
-
-	side_open(a, lanes, PG_PROGRESS_INLINE, MEM, config);
-	side_open(b, lanes, PG_PROGRESS_INLINE, MEM, config);
-	side_meet(a, b);
-	side_meet(b, a);
-	CHECK(pg_submit_single_write(a->g, 8, PG_NO_IMM, a->mr, 0, a->remote, 0, 0, &sent, NULL) ==
-	      0);
-	CHECK_EQ(pair_run(a, b, &sent), 1);
-}
-
-static void turns(struct side *a, struct side *b, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++) {
-		pg_wait_flags(a->g, &(int32_t){ 0 }, 1, 100000);
-		pg_wait_flags(b->g, &(int32_t){ 0 }, 1, 100000);
-	}
-}
-
-static uint64_t value_of(struct side *s, uint32_t imm)
-{
-	uint64_t value;
-
-	CHECK(pg_imm_value(s->g, imm, &value) == 0);
-	return value;
-}
-
-static bool is_up(const struct side *s)
-{
-	struct pg_peer_info info;
-
-	CHECK(pg_peer_info(s->g, s->peer, &info) == 0);
-	return info.up;
-}
-
-static pg_rmr_t import(struct side *s, struct side *owner, pg_mr_t mr)
-{
-	uint8_t buf[PG_DESC_MAX];
-	size_t len = sizeof(buf);
-	pg_rmr_t remote;
-
-	CHECK(pg_mr_desc(owner->g, mr, buf, &len) == 0);
-	CHECK(pg_import_mr(s->g, buf, len, &remote, NULL) == 0);
-	return remote;
-}
-
 /* Four pages over four NICs, of which one more is let go each time: together that takes longer than
  * the time without progress that is allowed, and only the limit counts all of it. */
 static void test_slow_but_moving(uint32_t limit_ms, uint64_t op_limit_ns, int32_t status)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct pg_event e = { 0 };
 	struct side a, b;
 	static const uint32_t index[] = { 0, 1, 2, 3 };
@@ -84,7 +27,7 @@ static void test_slow_but_moving(uint32_t limit_ms, uint64_t op_limit_ns, int32_
 
 	config.op_timeout_ns = 1000 * MS;
 	config.op_limit_ns = op_limit_ns;
-	open_pair(&a, &b, 4, &config);
+	pair_open_up(&a, &b, 4, MEM, &config);
 	op.u.paged = (struct pg_paged){ a.mr, 0, 8, index, a.remote, 0, 8, index, 8, 4 };
 	for (unsigned i = 0; i < PG_MAX_DOMAINS; i++)
 		fake_nic_hold(FAKE_NIC(0, i), true);
@@ -93,7 +36,7 @@ static void test_slow_but_moving(uint32_t limit_ms, uint64_t op_limit_ns, int32_
 		uint64_t start = clock_ns();
 
 		while (clock_ns() - start < 350 * MS && e.cookie != 5) {
-			turns(&a, &b, 1);
+			pair_turns(&a, &b, 1);
 			while (e.cookie != 5 && pg_poll_events(a.g, &e, 1) == 1)
 				;
 		}
@@ -101,7 +44,7 @@ static void test_slow_but_moving(uint32_t limit_ms, uint64_t op_limit_ns, int32_
 		fake_nic_hold(FAKE_NIC(0, i), false);
 	}
 	for (unsigned i = 0; i < 5000 && e.cookie != 5; i++) {
-		turns(&a, &b, 1);
+		pair_turns(&a, &b, 1);
 		while (e.cookie != 5 && pg_poll_events(a.g, &e, 1) == 1)
 			;
 	}
@@ -110,7 +53,7 @@ static void test_slow_but_moving(uint32_t limit_ms, uint64_t op_limit_ns, int32_
 	if (status)
 		CHECK(strstr(e.text, "not done within"));
 	else
-		CHECK_EQ(value_of(&b, 1), 4);
+		CHECK_EQ(side_value(&b, 1), 4);
 	pair_close(&a, &b);
 }
 
@@ -118,24 +61,24 @@ static void test_slow_but_moving(uint32_t limit_ms, uint64_t op_limit_ns, int32_
  * and nothing else does. */
 static void test_unposted_expires(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b;
 	int32_t sent[2];
 	pg_rmr_t other;
 
 	config.op_timeout_ns = 50 * MS;
-	open_pair(&a, &b, 2, &config);
-	other = import(&a, &b, b.mr);
+	pair_open_up(&a, &b, 2, MEM, &config);
+	other = side_import(&a, &b, b.mr);
 	CHECK(pg_submit_single_write(a.g, 8, 1, a.mr, 0, other, 0, 0, &sent[0], NULL) == 0);
 	CHECK(pg_wait_flags(a.g, sent, 1, 20 * SECOND) == 0);
 	CHECK_EQ(sent[0], -ETIMEDOUT);
-	CHECK(is_up(&a));
+	CHECK(side_is_up(&a));
 	for (unsigned i = 0; i < 2; i++) {
 		CHECK(pg_submit_single_write(a.g, 8, 1, a.mr, 0, i ? other : a.remote, 0, 0,
 					     &sent[i], NULL) == 0);
 		CHECK_EQ(pair_run(&a, &b, &sent[i]), 1);
 	}
-	CHECK_EQ(value_of(&b, 1), 2);
+	CHECK_EQ(side_value(&b, 1), 2);
 	pair_close(&a, &b);
 }
 

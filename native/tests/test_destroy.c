@@ -30,22 +30,6 @@ static unsigned open_fds(void)
 	return n;
 }
 
-static struct pg_config defaults(void)
-{
-	struct pg_config config;
-
-	CHECK(pg_config_init(&config, NULL) == 0);
-	return config;
-}
-
-static void turns(struct side *a, struct side *b, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++) {
-		pg_wait_flags(a->g, &(int32_t){ 0 }, 1, 100000);
-		pg_wait_flags(b->g, &(int32_t){ 0 }, 1, 100000);
-	}
-}
-
 struct told {
 	unsigned n;
 	int32_t status;
@@ -116,7 +100,7 @@ static void owe_everything(struct side *a, struct told told[OPS + 2], int32_t st
 /* In flight, all of it, over NICs that are held; or to a peer that never answers. */
 static void test_owes_everything(int mode, bool connected)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct told told[OPS + 2] = { 0 };
 	int32_t status[2 * N_DSTS], sent;
 	unsigned before = open_fds();
@@ -137,7 +121,7 @@ static void test_owes_everything(int mode, bool connected)
 	}
 	owe_everything(&a, told, status, group);
 	if (connected)
-		turns(&a, &b, 10);
+		pair_turns(&a, &b, 10);
 	for (unsigned i = 0; i < (connected ? OPS : OPS - 1);
 	     i++) /* to who was never there a fence is over */
 		CHECK_EQ(told[i].n, 0);
@@ -156,7 +140,7 @@ static void test_owes_everything(int mode, bool connected)
 /* By TCP, to a host that does not answer. */
 static void test_connecting(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	unsigned before = open_fds();
 	struct net_addr addr;
 	uint8_t buf[PG_ADDR_MAX];
@@ -176,7 +160,7 @@ static void test_connecting(void)
 	CHECK(net_addr_encode(&addr, buf, &len) == 0);
 	CHECK(pg_add_peer(a.g, buf, len, &a.peer, NULL) == 0);
 	CHECK(pg_submit_send(a.g, a.peer, "x", 1, 0, &sent, NULL) == 0);
-	turns(&a, &b, 5);
+	pair_turns(&a, &b, 5);
 	CHECK(pg_engine_destroy(a.engine) == 0);
 	CHECK(sent < 0); /* some hosts say at once that there is no way */
 	CHECK(pg_engine_destroy(b.engine) == 0);
@@ -259,7 +243,7 @@ static bool is_revoked(struct side *s)
 
 static void test_in_a_revoke(int mode)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	unsigned before = open_fds();
 	struct side a, b;
 	struct job job = { .side = &b };
@@ -285,7 +269,7 @@ static void test_in_a_revoke(int mode)
  * hangs up once that can land no more. */
 static void test_waits_for_holders(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b;
 	struct job job = { .side = &b };
 	pthread_t thread;
@@ -312,7 +296,7 @@ static void test_waits_for_holders(void)
 /* Not for one that never comes, and not for who writes to memory that is its own. */
 static void test_does_not_wait(bool engine_memory)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b;
 	pg_mr_t mr;
 
@@ -326,7 +310,7 @@ static void test_does_not_wait(bool engine_memory)
 static void test_together(void)
 {
 	for (unsigned round = 0; round < 20; round++) {
-		struct pg_config config = defaults();
+		struct pg_config config = config_defaults();
 		unsigned before = open_fds();
 		struct side a, b;
 		struct job jobs[2] = { { .side = &a }, { .side = &b } };
@@ -356,7 +340,7 @@ static void test_together(void)
 /* Traffic on the one side, the end on the other. */
 static void test_while_others_go_on(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	unsigned before = open_fds();
 	struct side a, b;
 	struct job other = { .side = &b };

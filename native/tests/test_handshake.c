@@ -46,14 +46,6 @@ static void submit(struct side *s, uint32_t imm, int32_t *sent)
 	CHECK(pg_submit_single_write(s->g, 8, imm, s->mr, 0, s->remote, 0, 0, sent, NULL) == 0);
 }
 
-static bool is_up(const struct side *s)
-{
-	struct pg_peer_info info;
-
-	CHECK(pg_peer_info(s->g, s->peer, &info) == 0);
-	return info.up;
-}
-
 /* How many came up, of whom there is to be one; nobody went down. */
 static unsigned ups(struct side *s)
 {
@@ -141,7 +133,7 @@ static void test_said_again(void)
 		CHECK(pg_imm_value(b.g, 1, &value) == 0);
 		CHECK_EQ(value, i + 1);
 	}
-	CHECK(is_up(&a) && is_up(&b));
+	CHECK(side_is_up(&a) && side_is_up(&b));
 	CHECK(ups(&a) == 1 && ups(&b) == 1);
 	close_both(&a, &b, &p);
 }
@@ -191,14 +183,14 @@ static void test_ready_is_awaited(void)
 	turns(&a, &b, &p, 5);
 	submit(&b, 1, &sent[1]);
 	turns(&a, &b, &p, 100);
-	CHECK(h.held && !is_up(&b) && is_up(&a));
+	CHECK(h.held && !side_is_up(&b) && side_is_up(&a));
 	CHECK_EQ(sent[1], 0);
 	CHECK(ups(&b) == 0);
 	/* Of another pairing it means nothing. */
 	h.said.bytes[PROXY_HEAD] ^= 3;
 	proxy_say(p.ends[1], &h.said);
 	turns(&a, &b, &p, 20);
-	CHECK(!is_up(&b));
+	CHECK(!side_is_up(&b));
 	h.said.bytes[PROXY_HEAD] ^= 3;
 	let_go(&p);
 	for (unsigned i = 0; i < 2; i++)
@@ -218,11 +210,11 @@ static void test_ready_comes_first(void)
 	open_both(&a, &b, &p);
 	submit(&a, 1, &sent);
 	turns(&a, &b, &p, 100);
-	CHECK(h.held && !is_up(&a));
+	CHECK(h.held && !side_is_up(&a));
 	CHECK_EQ(sent, 0);
 	let_go(&p);
 	CHECK_EQ(ends(&a, &b, &p, &sent), 1);
-	CHECK(is_up(&a) && is_up(&b));
+	CHECK(side_is_up(&a) && side_is_up(&b));
 	close_both(&a, &b, &p);
 }
 
@@ -305,7 +297,7 @@ static void test_late_and_strange(void)
 	turns(&a, &b, &p, 20);
 	submit(&a, 1, &sent);
 	CHECK_EQ(ends(&a, &b, &p, &sent), 1);
-	CHECK(is_up(&b) && ups(&b) == 0);
+	CHECK(side_is_up(&b) && ups(&b) == 0);
 
 	/* Without our token, nothing is said to it; with it, it is greeted. */
 	other = hello;
@@ -328,13 +320,13 @@ static void test_late_and_strange(void)
 	take_name(&other, 9);
 	/* Who takes another's name is not believed, and who has ended does not come back. */
 	proxy_say(p.ends[1], &other);
-	for (unsigned i = 0; i < 5000 && is_up(&b); i++)
+	for (unsigned i = 0; i < 5000 && side_is_up(&b); i++)
 		turns(&a, &b, &p, 1);
 	CHECK(pg_peer_info(b.g, b.peer, &info) == 0 && info.status == -EPROTO);
 	fd = proxy_dial(p.to.unix_id);
 	proxy_say(fd, &hello);
 	check_refused(fd, &b);
-	CHECK(!is_up(&b));
+	CHECK(!side_is_up(&b));
 	said_forget(&hello);
 	close_both(&a, &b, &p);
 }
@@ -361,7 +353,7 @@ static void test_crossing(unsigned lanes_a, unsigned lanes_b, int mode)
 		CHECK_EQ(pair_run(&a, &b, &fired[i]), 1);
 	}
 	turns(&a, &b, NULL, 3);
-	CHECK(is_up(&a) && is_up(&b));
+	CHECK(side_is_up(&a) && side_is_up(&b));
 	CHECK(ups(&a) == 1 && ups(&b) == 1);
 	pair_close(&a, &b);
 }

@@ -13,52 +13,6 @@
 
 #define MEM (8u << 20)
 
-static void progress(struct side *a, struct side *b, int rounds)
-{
-	for (int i = 0; i < rounds; i++) {
-		pg_progress(a->g);
-		pg_progress(b->g);
-	}
-}
-
-static int32_t write_one(struct side *a, struct side *b, pg_rmr_t to, uint32_t imm)
-{
-	int32_t sent;
-	int rc = pg_submit_single_write(a->g, 8, imm, a->mr, 0, to, 0, 0, &sent, NULL);
-
-	return rc ? rc : pair_run(a, b, &sent);
-}
-
-static pg_rmr_t import(struct side *s, struct side *owner, pg_mr_t mr)
-{
-	uint8_t buf[PG_DESC_MAX];
-	size_t len = sizeof(buf);
-	pg_rmr_t remote;
-
-	CHECK(pg_mr_desc(owner->g, mr, buf, &len) == 0);
-	CHECK(pg_import_mr(s->g, buf, len, &remote, NULL) == 0);
-	return remote;
-}
-
-static int next_news(struct side *s, struct side *other, uint32_t kind, struct pg_event *e)
-{
-	for (int i = 0; i < 20000; i++) {
-		if (pg_poll_events(s->g, e, 1) == 1 && e->kind == kind)
-			return 1;
-		if (other)
-			pg_progress(other->g);
-	}
-	return 0;
-}
-
-static uint64_t value_of(struct side *s, uint32_t imm)
-{
-	uint64_t value;
-
-	CHECK(pg_imm_value(s->g, imm, &value) == 0);
-	return value;
-}
-
 /* ---- Cancel ---- */
 
 static void test_cancel(void)
@@ -83,8 +37,8 @@ static void test_cancel(void)
 	CHECK(next_event(a.g, &e, SECOND) == 1 && e.cookie == 77 && e.status == -ECANCELED);
 	CHECK_EQ(pair_run(&a, &b, &sent[1]), 1);
 	CHECK_EQ(pair_run(&a, &b, &sent[2]), 1);
-	progress(&a, &b, 100);
-	CHECK_EQ(value_of(&b, 3), 2);
+	pair_progress(&a, &b, 100);
+	CHECK_EQ(side_value(&b, 3), 2);
 	pair_close(&a, &b);
 }
 
@@ -107,9 +61,9 @@ static void test_cancel_half(void)
 	CHECK(pg_reg_mr(b.g, theirs, N * 1024, &mr, NULL) == 0);
 	memset(theirs, 0, N * 1024);
 	memset(a.mem, 1, N * 1024);
-	pg_rmr_t remote = import(&a, &b, mr);
+	pg_rmr_t remote = side_import(&a, &b, mr);
 
-	CHECK_EQ(write_one(&a, &b, remote, 4), 1);
+	CHECK_EQ(pair_write_one(&a, &b, remote, 4), 1);
 	for (uint32_t i = 0; i < N; i++)
 		index[i] = i;
 	struct pg_paged p = { a.mr, 0, 1024, index, remote, 0, 1024, index, 1024, N };
@@ -126,13 +80,13 @@ static void test_cancel_half(void)
 		pg_progress(a.g);
 	CHECK_EQ(fenced, 0); /* what was posted has not landed */
 	CHECK_EQ(pair_run(&a, &b, &fenced), 1);
-	before = value_of(&b, 4) - 1;
+	before = side_value(&b, 4) - 1;
 	CHECK(before > 0 && before < N);
 	for (uint64_t i = 8; i < N * 1024; i++)
 		CHECK(theirs[i] == (i / 1024 < before));
 	CHECK(pg_unreg_mr(b.g, mr, 0, NULL) == -EBUSY);
 	for (int i = 0; i < 100000 && pg_unreg_mr(b.g, mr, 0, NULL); i++)
-		progress(&a, &b, 10);
+		pair_progress(&a, &b, 10);
 	CHECK(pg_unreg_mr(b.g, mr, 0, NULL) == -ESTALE);
 	pair_close(&a, &b);
 	free(theirs);
@@ -196,9 +150,9 @@ static void test_revoke(bool engine_memory)
 		CHECK(pg_alloc_mr(b.g, MEM, -1, 0, &ptr, &mr, NULL) == 0);
 	else
 		CHECK(pg_reg_mr(b.g, ptr, MEM, &mr, NULL) == 0);
-	remote = import(&a, &b, mr);
-	unused = import(&a, &b, mr);
-	CHECK_EQ(write_one(&a, &b, remote, 1), 1);
+	remote = side_import(&a, &b, mr);
+	unused = side_import(&a, &b, mr);
+	CHECK_EQ(pair_write_one(&a, &b, remote, 1), 1);
 	/* The holder makes no progress, and so does not let go. */
 	CHECK(pg_unreg_mr(b.g, mr, 1000000, &err) == -EBUSY);
 	CHECK(strstr(err.text, "peer ") && strstr(err.text, "may still write"));
@@ -211,8 +165,8 @@ static void test_revoke(bool engine_memory)
 	CHECK(pg_unreg_mr(b.g, mr, SECOND, &err) == 0);
 	CHECK(pg_unreg_mr(b.g, mr, SECOND, &err) == -ESTALE);
 	/* Who asks afterwards hears that it is gone. */
-	CHECK_EQ(write_one(&a, &b, unused, 1), -ESTALE);
-	CHECK_EQ(write_one(&a, &b, a.remote, 1), 1);
+	CHECK_EQ(pair_write_one(&a, &b, unused, 1), -ESTALE);
+	CHECK_EQ(pair_write_one(&a, &b, a.remote, 1), 1);
 	CHECK(pg_release_rmr(a.g, remote, NULL) == 0);
 	CHECK(pg_release_rmr(a.g, unused, NULL) == 0);
 	pair_close(&a, &b);
@@ -229,14 +183,14 @@ static void test_revoke_free(void)
 
 	pair_open(&a, &b, 1, 1, PG_PROGRESS_INLINE, MEM);
 	CHECK(pg_reg_mr(b.g, theirs, MEM, &mr, NULL) == 0);
-	remote = import(&a, &b, mr);
-	CHECK_EQ(write_one(&a, &b, remote, 1), 1);
+	remote = side_import(&a, &b, mr);
+	CHECK_EQ(pair_write_one(&a, &b, remote, 1), 1);
 	CHECK(pg_release_rmr(a.g, remote, NULL) == 0);
 	for (int i = 0; i < 1000; i++)
 		pg_progress(a.g);
 	CHECK(pg_unreg_mr(b.g, mr, SECOND, NULL) == 0);
 	CHECK(pg_reg_mr(b.g, theirs, MEM, &mr, NULL) == 0);
-	CHECK_EQ(write_one(&a, &b, import(&a, &b, mr), 1), 1);
+	CHECK_EQ(pair_write_one(&a, &b, side_import(&a, &b, mr), 1), 1);
 	CHECK(pg_engine_destroy(a.engine) == 0);
 	CHECK(pg_unreg_mr(b.g, mr, 10 * SECOND, NULL) == 0);
 	CHECK(pg_engine_destroy(b.engine) == 0);
@@ -256,7 +210,7 @@ static void test_exposed_mapping_stays(void)
 	pair_open(&a, &b, 1, 1, PG_PROGRESS_WORKER, MEM);
 	CHECK(pg_alloc_mr(b.g, 4096, -1, 0, &ptr, &mr, NULL) == 0);
 	memset(ptr, 7, 4096);
-	remote = import(&a, &b, mr);
+	remote = side_import(&a, &b, mr);
 	CHECK(pg_remote_ptr(a.g, remote, SECOND, &mapped, NULL) == 0);
 	CHECK(pg_unreg_mr(b.g, mr, 10 * SECOND, NULL) == 0);
 	for (unsigned i = 0; i < 16; i++) {
@@ -278,11 +232,11 @@ static void test_peer_news(void)
 	struct pg_event e;
 
 	pair_open(&a, &b, 1, 1, PG_PROGRESS_INLINE, MEM);
-	CHECK_EQ(write_one(&a, &b, a.remote, 1), 1);
-	CHECK(next_news(&a, &b, PG_EVENT_PEER_UP, &e) && e.peer == a.peer && e.status == 0);
-	CHECK(next_news(&b, &a, PG_EVENT_PEER_UP, &e) && e.peer == b.peer);
+	CHECK_EQ(pair_write_one(&a, &b, a.remote, 1), 1);
+	CHECK(side_next_news(&a, &b, PG_EVENT_PEER_UP, &e) && e.peer == a.peer && e.status == 0);
+	CHECK(side_next_news(&b, &a, PG_EVENT_PEER_UP, &e) && e.peer == b.peer);
 	CHECK(pg_engine_destroy(b.engine) == 0);
-	CHECK(next_news(&a, NULL, PG_EVENT_PEER_DOWN, &e) && e.peer == a.peer);
+	CHECK(side_next_news(&a, NULL, PG_EVENT_PEER_DOWN, &e) && e.peer == a.peer);
 	CHECK(e.status == -EHOSTDOWN && strstr(e.text, "goodbye"));
 	CHECK(pg_engine_destroy(a.engine) == 0);
 }
@@ -303,7 +257,7 @@ static void test_news_are_bounded(void)
 	for (unsigned i = 0; i < 50; i++) {
 		side_open(&b, 1, PG_PROGRESS_INLINE, 4096, &config);
 		side_meet(&a, &b);
-		CHECK_EQ(write_one(&a, &b, a.remote, 1), 1);
+		CHECK_EQ(pair_write_one(&a, &b, a.remote, 1), 1);
 		CHECK(pg_release_rmr(a.g, a.remote, NULL) == 0);
 		CHECK(pg_engine_destroy(b.engine) == 0);
 		for (int k = 0; k < 200; k++)

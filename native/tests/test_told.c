@@ -14,52 +14,6 @@
 
 #define MEM (8u << 20)
 
-static void progress(struct side *a, struct side *b, int rounds)
-{
-	for (int i = 0; i < rounds; i++) {
-		pg_progress(a->g);
-		pg_progress(b->g);
-	}
-}
-
-static int32_t write_one(struct side *a, struct side *b, pg_rmr_t to, uint32_t imm)
-{
-	int32_t sent;
-	int rc = pg_submit_single_write(a->g, 8, imm, a->mr, 0, to, 0, 0, &sent, NULL);
-
-	return rc ? rc : pair_run(a, b, &sent);
-}
-
-static pg_rmr_t import(struct side *s, struct side *owner, pg_mr_t mr)
-{
-	uint8_t buf[PG_DESC_MAX];
-	size_t len = sizeof(buf);
-	pg_rmr_t remote;
-
-	CHECK(pg_mr_desc(owner->g, mr, buf, &len) == 0);
-	CHECK(pg_import_mr(s->g, buf, len, &remote, NULL) == 0);
-	return remote;
-}
-
-static int next_news(struct side *s, struct side *other, uint32_t kind, struct pg_event *e)
-{
-	for (int i = 0; i < 20000; i++) {
-		if (pg_poll_events(s->g, e, 1) == 1 && e->kind == kind)
-			return 1;
-		if (other)
-			pg_progress(other->g);
-	}
-	return 0;
-}
-
-static uint64_t value_of(struct side *s, uint32_t imm)
-{
-	uint64_t value;
-
-	CHECK(pg_imm_value(s->g, imm, &value) == 0);
-	return value;
-}
-
 /* ---- Named writers ---- */
 
 static void test_from(void)
@@ -79,15 +33,15 @@ static void test_from(void)
 		side_meet(&a[i], &b);
 		side_meet(&b, &a[i]);
 		both[i] = b.peer;
-		CHECK_EQ(write_one(&a[i], &b, a[i].remote, 1), 1);
+		CHECK_EQ(pair_write_one(&a[i], &b, a[i].remote, 1), 1);
 	}
-	progress(&a[0], &b, 100);
+	pair_progress(&a[0], &b, 100);
 	CHECK(pg_expect_imm_from(b.g, 5, 3, &from, &done, NULL) == -EINVAL); /* 3 of 2 */
 	CHECK(pg_expect_imm_from(b.g, 5, 2, &from, &done, NULL) == 0);
 	CHECK(pg_expect_imm_from(b.g, 5, 2, &from, &done, NULL) == -EBUSY);
 	/* The first has done its part, so its death is nothing; the second owes. */
-	CHECK_EQ(write_one(&a[0], &b, a[0].remote, 5), 1);
-	progress(&a[0], &b, 100);
+	CHECK_EQ(pair_write_one(&a[0], &b, a[0].remote, 5), 1);
+	pair_progress(&a[0], &b, 100);
 	CHECK(pg_engine_destroy(a[0].engine) == 0);
 	for (int i = 0; i < 1000; i++)
 		pg_progress(b.g);
@@ -96,7 +50,7 @@ static void test_from(void)
 	CHECK(pg_engine_destroy(a[1].engine) == 0);
 	CHECK(pg_wait_flags(b.g, &fired, 1, 10 * SECOND) == 0);
 	CHECK_EQ(fired, -EHOSTDOWN);
-	CHECK_EQ(value_of(&b, 5), 1); /* what has come stays */
+	CHECK_EQ(side_value(&b, 5), 1); /* what has come stays */
 	/* It is known at once of one that is dead. */
 	CHECK(pg_expect_imm_from(b.g, 6, 2, &from, &done, NULL) == 0);
 	CHECK_EQ(fired, -EHOSTDOWN);
@@ -186,18 +140,18 @@ static void test_tombstone(void)
 	int32_t fired, sent;
 
 	pair_open(&a, &b, 1, 1, PG_PROGRESS_INLINE, MEM);
-	CHECK_EQ(write_one(&a, &b, a.remote, 1), 1);
+	CHECK_EQ(pair_write_one(&a, &b, a.remote, 1), 1);
 	CHECK(pg_expect_imm_flag(b.g, 5, 2, &fired, NULL) == 0);
 	CHECK(pg_free_imm(b.g, 5) == 0);
 	CHECK_EQ(fired, -ECANCELED);
 	/* A straggler, which shall not be taken for one of the next. */
-	CHECK_EQ(write_one(&a, &b, a.remote, 5), 1);
+	CHECK_EQ(pair_write_one(&a, &b, a.remote, 5), 1);
 	CHECK(pg_fence_peer(a.g, a.peer, 0, &sent, NULL) == 0);
 	CHECK_EQ(pair_run(&a, &b, &sent), 1);
 	CHECK(pg_expect_imm_flag(b.g, 5, 1, &fired, NULL) == 0);
-	progress(&a, &b, 100);
+	pair_progress(&a, &b, 100);
 	CHECK_EQ(fired, 0);
-	CHECK_EQ(write_one(&a, &b, a.remote, 5), 1);
+	CHECK_EQ(pair_write_one(&a, &b, a.remote, 5), 1);
 	CHECK_EQ(pair_run(&b, &a, &fired), 1);
 	pair_close(&a, &b);
 }
@@ -255,13 +209,13 @@ static void test_remote_visible(void)
 	CHECK(setenv("PGCTL_SHM_CMA", "0", 1) == 0);
 	pair_open(&a, &b, 1, 1, PG_PROGRESS_INLINE, MEM);
 	CHECK(pg_reg_mr(b.g, theirs, 3000, &mr, NULL) == 0);
-	pg_rmr_t remote = import(&a, &b, mr);
+	pg_rmr_t remote = side_import(&a, &b, mr);
 	struct pg_op op = { .opcode = PG_OP_WRITE,
 			    .imm = PG_NO_IMM,
 			    .flags = PG_REMOTE_VISIBLE,
 			    .done = { .flag = &sent } };
 
-	CHECK_EQ(write_one(&a, &b, remote, 1), 1);
+	CHECK_EQ(pair_write_one(&a, &b, remote, 1), 1);
 	memset(a.mem, 3, 3000);
 	op.u.write = (struct pg_write){ a.mr, 0, remote, 0, 3000 };
 	CHECK(pg_submit_single_write(a.g, 3000, PG_NO_IMM, a.mr, 0, remote, 0, 0, &plain, NULL) ==
@@ -272,7 +226,7 @@ static void test_remote_visible(void)
 		pg_progress(a.g);
 	CHECK_EQ(sent, 0);
 	while (sent == 0)
-		progress(&a, &b, 1);
+		pair_progress(&a, &b, 1);
 	CHECK(sent == 1 && theirs[0] == 3 && theirs[2999] == 3);
 	op.flags = 2;
 	CHECK(pg_submit(a.g, &op, 1, 0, NULL) == -EINVAL);
@@ -348,7 +302,7 @@ static void test_rails(void)
 	open_lanes(&c, 2, mbit, rails_c, true);
 	side_meet(&a, &b);
 	side_meet(&b, &a);
-	CHECK_EQ(write_one(&a, &b, a.remote, 1), 1);
+	CHECK_EQ(pair_write_one(&a, &b, a.remote, 1), 1);
 	CHECK(pg_conn_info(a.g, a.peer, 0, &info) == 0 && info.nic == 0 && info.peer_nic == 1);
 	CHECK(pg_conn_info(a.g, a.peer, 1, &info) == 0 && info.nic == 1 && info.peer_nic == 0);
 	CHECK(pg_conn_info(a.g, a.peer, 2, &info) == -ERANGE);
@@ -377,8 +331,8 @@ static void test_wait_fd(int mode)
 	struct pg_event e;
 
 	pair_open(&a, &b, 1, 1, mode, MEM);
-	CHECK_EQ(write_one(&a, &b, a.remote, 1), 1);
-	CHECK(next_news(&b, &a, PG_EVENT_PEER_UP, &e)); /* or it would be there always */
+	CHECK_EQ(pair_write_one(&a, &b, a.remote, 1), 1);
+	CHECK(side_next_news(&b, &a, PG_EVENT_PEER_UP, &e)); /* or it would be there always */
 	fd = pg_wait_fd(b.g);
 	CHECK(fd >= 0 && pg_wait_fd(b.g) == fd);
 	for (unsigned i = 0; i < 200; i++) {
@@ -387,7 +341,7 @@ static void test_wait_fd(int mode)
 			pg_progress(b.g);
 		CHECK_EQ(__atomic_load_n(&fired, __ATOMIC_ACQUIRE), 0);
 		/* Armed, it tells of what comes; until it does, only now and then of a heartbeat. */
-		CHECK_EQ(write_one(&a, &a, a.remote, 5), 1);
+		CHECK_EQ(pair_write_one(&a, &a, a.remote, 5), 1);
 		while (!__atomic_load_n(&fired, __ATOMIC_ACQUIRE)) {
 			CHECK(readable(fd, 10000));
 			pg_progress(b.g);
@@ -400,7 +354,7 @@ static void test_wait_fd(int mode)
 	CHECK(pg_expect_imm_flag(b.g, 5, 1, &other, NULL) == 0);
 	while (pg_wait_arm(b.g) == 0)
 		pg_progress(b.g);
-	CHECK_EQ(write_one(&a, &a, a.remote, 6), 1);
+	CHECK_EQ(pair_write_one(&a, &a, a.remote, 6), 1);
 	CHECK(pg_wait_flags(b.g, &fired, 1, 10 * SECOND) == 0);
 	CHECK(readable(fd, 10000));
 	pair_close(&a, &b);
@@ -444,7 +398,7 @@ static void test_log(void)
 
 	pg_set_log(count_line, &logged, PG_LOG_INFO);
 	pair_open(&a, &b, 1, 1, PG_PROGRESS_INLINE, MEM);
-	CHECK_EQ(write_one(&a, &b, a.remote, 1), 1);
+	CHECK_EQ(pair_write_one(&a, &b, a.remote, 1), 1);
 	CHECK(pg_engine_destroy(b.engine) == 0);
 	for (int i = 0; i < 1000; i++)
 		pg_progress(a.g);

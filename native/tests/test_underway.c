@@ -14,48 +14,10 @@
 
 static uint32_t index_of[PAGES];
 
-static struct pg_config defaults(void)
-{
-	struct pg_config config;
-
-	CHECK(pg_config_init(&config, NULL) == 0);
-	return config;
-}
-
-static void open_pair(struct side *a, struct side *b, unsigned lanes,
-		      const struct pg_config *config)
-{
-	int32_t sent;
-
-	side_open(a, lanes, PG_PROGRESS_INLINE, MEM, config);
-	side_open(b, lanes, PG_PROGRESS_INLINE, MEM, config);
-	side_meet(a, b);
-	side_meet(b, a);
-	CHECK(pg_submit_single_write(a->g, 8, PG_NO_IMM, a->mr, 0, a->remote, 0, 0, &sent, NULL) ==
-	      0);
-	CHECK_EQ(pair_run(a, b, &sent), 1);
-}
-
-static void turns(struct side *a, struct side *b, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++) {
-		pg_wait_flags(a->g, &(int32_t){ 0 }, 1, 100000);
-		pg_wait_flags(b->g, &(int32_t){ 0 }, 1, 100000);
-	}
-}
-
 static void hold_all(bool held)
 {
 	for (unsigned i = 0; i < PG_MAX_DOMAINS; i++)
 		fake_nic_hold(FAKE_NIC(0, i), held);
-}
-
-static uint64_t value_of(struct side *s, uint32_t imm)
-{
-	uint64_t value;
-
-	CHECK(pg_imm_value(s->g, imm, &value) == 0);
-	return value;
 }
 
 static void fence(struct side *a, struct side *b)
@@ -64,25 +26,6 @@ static void fence(struct side *a, struct side *b)
 
 	CHECK(pg_fence_peer(a->g, a->peer, 0, &fenced, NULL) == 0);
 	CHECK_EQ(pair_run(a, b, &fenced), 1);
-}
-
-static bool is_up(const struct side *s)
-{
-	struct pg_peer_info info;
-
-	CHECK(pg_peer_info(s->g, s->peer, &info) == 0);
-	return info.up;
-}
-
-static pg_rmr_t import(struct side *s, struct side *owner, pg_mr_t mr)
-{
-	uint8_t buf[PG_DESC_MAX];
-	size_t len = sizeof(buf);
-	pg_rmr_t remote;
-
-	CHECK(pg_mr_desc(owner->g, mr, buf, &len) == 0);
-	CHECK(pg_import_mr(s->g, buf, len, &remote, NULL) == 0);
-	return remote;
 }
 
 /* n pages of len bytes, to the same places. */
@@ -122,29 +65,29 @@ static void tell(void *arg, const struct pg_event *event)
  * it is told once. */
 static void test_cancel_pages(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct told told = { 0 };
 	struct side a, b;
 	struct pg_op op;
 
-	open_pair(&a, &b, 1, &config);
+	pair_open_up(&a, &b, 1, MEM, &config);
 	op = pages(&a, 1, 8, PAGES, NULL);
 	op.done = (struct pg_done){ .callback = tell, .arg = &told };
 	hold_all(true);
 	CHECK(pg_submit(a.g, &op, 1, 0, NULL) == 1);
-	turns(&a, &b, 20);
+	pair_turns(&a, &b, 20);
 	CHECK(pg_cancel(a.g, &op.done) == 0);
-	turns(&a, &b, 20);
+	pair_turns(&a, &b, 20);
 	CHECK_EQ(told.n, 0);
 	CHECK(pg_cancel(a.g, &op.done) == 0); /* it is still there */
 	hold_all(false);
 	for (unsigned i = 0; i < 5000 && !told.n; i++)
-		turns(&a, &b, 1);
+		pair_turns(&a, &b, 1);
 	CHECK_EQ(told.status, -ECANCELED);
 	CHECK(pg_cancel(a.g, &op.done) == -ENOENT);
 	fence(&a, &b);
 	CHECK_EQ(told.n, 1);
-	CHECK(value_of(&b, 1) > 0 && value_of(&b, 1) < PAGES);
+	CHECK(side_value(&b, 1) > 0 && side_value(&b, 1) < PAGES);
 	pair_close(&a, &b);
 }
 
@@ -152,25 +95,25 @@ static void test_cancel_pages(void)
 static void test_cancel_in_a_page(void)
 {
 	enum { N = 6, LEN = 600000 };
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b;
 	int32_t sent;
 	struct pg_op op;
 	uint64_t n;
 
-	open_pair(&a, &b, 1, &config);
+	pair_open_up(&a, &b, 1, MEM, &config);
 	memset(a.mem, 1, MEM);
 	op = pages(&a, 1, LEN, N, &sent);
 	CHECK(pg_submit(a.g, &op, 1, 0, NULL) == 1);
-	while (value_of(&b, 1) < 2)
-		turns(&a, &b, 1);
+	while (side_value(&b, 1) < 2)
+		pair_turns(&a, &b, 1);
 	hold_all(true);
-	turns(&a, &b, 20);
+	pair_turns(&a, &b, 20);
 	CHECK(pg_cancel(a.g, &op.done) == 0);
 	hold_all(false);
 	CHECK(pair_run(&a, &b, &sent) == -ECANCELED || sent == 1);
 	fence(&a, &b);
-	n = value_of(&b, 1);
+	n = side_value(&b, 1);
 	CHECK(n >= 2 && n <= N && (n == N) == (sent == 1));
 	for (uint64_t i = 0; i < N * LEN; i++)
 		CHECK(i >= n * LEN || b.mem[i] == 1);
@@ -182,28 +125,28 @@ static void test_cancel_in_a_page(void)
 /* One half has been counted, the other will not come: twice, which must not make a whole. */
 static void test_cancel_half(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b;
 	int32_t sent;
 	struct pg_done name = { .flag = &sent };
 
-	open_pair(&a, &b, 2, &config);
+	pair_open_up(&a, &b, 2, MEM, &config);
 	for (unsigned round = 1; round <= 3; round++) {
 		fake_nic_hold(FAKE_NIC(0, 1), true);
 		CHECK(pg_submit_single_write(a.g, 800000, 1, a.mr, 0, a.remote, 0, 0, &sent,
 					     NULL) == 0);
-		turns(&a, &b, 50);
+		pair_turns(&a, &b, 50);
 		CHECK(pg_cancel(a.g, &name) == 0);
-		turns(&a, &b, 20);
+		pair_turns(&a, &b, 20);
 		CHECK_EQ(sent, 0);
 		fake_nic_hold(FAKE_NIC(0, 1), false);
 		CHECK_EQ(pair_run(&a, &b, &sent), -ECANCELED);
-		CHECK(is_up(&a) && is_up(&b));
+		CHECK(side_is_up(&a) && side_is_up(&b));
 		CHECK(pg_submit_single_write(a.g, 800000, 1, a.mr, 0, a.remote, 0, 0, &sent,
 					     NULL) == 0);
 		CHECK_EQ(pair_run(&a, &b, &sent), 1);
 		fence(&a, &b);
-		CHECK_EQ(value_of(&b, 1), round);
+		CHECK_EQ(side_value(&b, 1), round);
 	}
 	pair_close(&a, &b);
 }
@@ -211,14 +154,14 @@ static void test_cancel_half(void)
 /* A scatter goes as a family: to one peer it is posted, to the other it cannot be yet. */
 static void test_cancel_scatter(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b, c;
 	struct pg_scatter_dst dsts[4];
 	int32_t status[4] = { 9, 9, 9, 9 }, sent;
 	struct pg_done name = { .flag = &sent };
 	struct pg_scatter s = { .dsts = dsts, .n = 4, .status = status };
 
-	open_pair(&a, &b, 1, &config);
+	pair_open_up(&a, &b, 1, MEM, &config);
 	s.src = a.mr;
 	for (uint64_t i = 0; i < 4; i++)
 		dsts[i] = (struct pg_scatter_dst){ 0, a.remote, i * 8, 8 };
@@ -228,17 +171,17 @@ static void test_cancel_scatter(void)
 		dsts[i].dst = a.remote;
 	hold_all(true);
 	CHECK(pg_submit_scatter(a.g, &s, 1, 0, &sent, NULL) == 0);
-	turns(&a, &b, 10);
+	pair_turns(&a, &b, 10);
 	CHECK(pg_cancel(a.g, &name) == 0);
-	turns(&a, &b, 10);
+	pair_turns(&a, &b, 10);
 	CHECK_EQ(sent, 0);
 	CHECK(status[1] == -ECANCELED && status[2] == -ECANCELED && status[3] == -ECANCELED);
 	hold_all(false);
 	CHECK_EQ(pair_run(&a, &b, &sent), -ECANCELED);
 	CHECK_EQ(status[0], 0);
 	CHECK(pg_cancel(a.g, &name) == -ENOENT);
-	turns(&a, &b, 10);
-	CHECK_EQ(value_of(&b, 1), 1);
+	pair_turns(&a, &b, 10);
+	CHECK_EQ(side_value(&b, 1), 1);
 	CHECK(pg_engine_destroy(a.engine) == 0);
 	pair_close(&b, &c);
 }
@@ -246,7 +189,7 @@ static void test_cancel_scatter(void)
 /* Submitted and not yet started, it is there to be canceled. */
 static void test_cancel_at_once(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b;
 	int32_t sent;
 	struct pg_done name = { .flag = &sent };
@@ -268,17 +211,17 @@ static void test_cancel_at_once(void)
 /* It waits for what is older, posted or not, and not for what is younger. */
 static void test_fence_waits(uint32_t n)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b;
 	int32_t sent[2], fenced[2];
 	struct pg_op op;
 
-	open_pair(&a, &b, 1, &config);
+	pair_open_up(&a, &b, 1, MEM, &config);
 	op = pages(&a, PG_NO_IMM, 8, n, &sent[0]);
 	hold_all(true);
 	CHECK(pg_submit(a.g, &op, 1, 0, NULL) == 1);
 	CHECK(pg_fence_peer(a.g, a.peer, 0, &fenced[0], NULL) == 0);
-	turns(&a, &b, 50);
+	pair_turns(&a, &b, 50);
 	CHECK(sent[0] == 0 && fenced[0] == 0);
 	hold_all(false);
 	CHECK_EQ(pair_run(&a, &b, &fenced[0]), 1);
@@ -297,13 +240,13 @@ static void test_fence_waits(uint32_t n)
 /* The holder is not let off while a write of its own is under way; nor does another become one. */
 static void test_revoke_awaits(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b, c;
 	struct pg_error err = { 0 };
 	int32_t sent[2];
 	pg_rmr_t from_c;
 
-	open_pair(&a, &b, 1, &config);
+	pair_open_up(&a, &b, 1, MEM, &config);
 	side_open(&c, 1, PG_PROGRESS_INLINE, MEM, &config);
 	side_meet(&c, &b);
 	from_c = c.remote;
@@ -312,7 +255,7 @@ static void test_revoke_awaits(void)
 	for (unsigned i = 0; i < 3; i++) {
 		CHECK(pg_unreg_mr(b.g, b.mr, 0, &err) == -EBUSY);
 		CHECK(strstr(err.text, "peer "));
-		turns(&a, &b, 20);
+		pair_turns(&a, &b, 20);
 	}
 	CHECK_EQ(sent[0], 0);
 	/* Still registered, and yet nobody is let in. */
@@ -321,8 +264,8 @@ static void test_revoke_awaits(void)
 	CHECK(pg_unreg_mr(b.g, b.mr, 0, &err) == -EBUSY);
 	hold_all(false);
 	CHECK(pair_run(&a, &b, &sent[0]) != 0);
-	CHECK_EQ(value_of(&b, 1), 1);
-	turns(&a, &b, 20);
+	CHECK_EQ(side_value(&b, 1), 1);
+	pair_turns(&a, &b, 20);
 	CHECK(pg_unreg_mr(b.g, b.mr, 20 * SECOND, &err) == 0);
 	CHECK(pg_engine_destroy(c.engine) == 0);
 	pair_close(&a, &b);
@@ -331,7 +274,7 @@ static void test_revoke_awaits(void)
 /* Let go of before the owner has answered, what it then gives is given back. */
 static void test_released_while_asked(void)
 {
-	struct pg_config config = defaults();
+	struct pg_config config = config_defaults();
 	struct side a, b;
 	int32_t sent;
 	struct pg_done name = { .flag = &sent };
@@ -339,14 +282,14 @@ static void test_released_while_asked(void)
 	pg_rmr_t remote;
 	pg_mr_t mr;
 
-	open_pair(&a, &b, 1, &config);
+	pair_open_up(&a, &b, 1, MEM, &config);
 	CHECK(pg_reg_mr(b.g, theirs, sizeof(theirs), &mr, NULL) == 0);
-	remote = import(&a, &b, mr);
+	remote = side_import(&a, &b, mr);
 	CHECK(pg_submit_single_write(a.g, 8, 1, a.mr, 0, remote, 0, 0, &sent, NULL) == 0);
 	CHECK(pg_cancel(a.g, &name) == 0);
 	CHECK_EQ(sent, -ECANCELED);
 	CHECK(pg_release_rmr(a.g, remote, NULL) == 0);
-	turns(&b, &a, 20);
+	pair_turns(&b, &a, 20);
 	CHECK(pg_unreg_mr(b.g, mr, 20 * SECOND, NULL) == 0);
 	pair_close(&a, &b);
 }

@@ -55,14 +55,6 @@ static int32_t ends(struct side *a, struct side *b, struct proxy *p, const int32
 	return *flag;
 }
 
-static uint64_t value_of(struct side *s, uint32_t imm)
-{
-	uint64_t value;
-
-	CHECK(pg_imm_value(s->g, imm, &value) == 0);
-	return value;
-}
-
 /* Memory of b's caller, which a has written to already; the rest is up to the receiver. */
 static pg_rmr_t open_all(struct side *a, struct side *b, struct proxy *p, unsigned lanes,
 			 uint8_t *theirs, uint64_t size, pg_mr_t *mr)
@@ -208,11 +200,11 @@ static void test_settled_late(void)
 					     NULL) == 0);
 		CHECK_EQ(ends(&a, &b, &p, &sent), 1);
 		turns(&a, &b, &p, 5);
-		CHECK_EQ(value_of(&b, 1), round);
+		CHECK_EQ(side_value(&b, 1), round);
 		proxy_say(p.ends[1], &h.said);
 		h.held = false;
 		turns(&a, &b, &p, 5);
-		CHECK_EQ(value_of(&b, 1), round);
+		CHECK_EQ(side_value(&b, 1), round);
 	}
 	close_all(&a, &b, &p);
 	munmap(theirs, 2 * half);
@@ -248,7 +240,7 @@ static void test_slow_but_moving(void)
 	}
 	CHECK_EQ(pair_run(&a, &b, &sent), 1);
 	turn(&b);
-	CHECK_EQ(value_of(&b, 1), 1);
+	CHECK_EQ(side_value(&b, 1), 1);
 	CHECK(memcmp(theirs, a.mem, SIZE) == 0);
 	pair_close(&a, &b);
 	free(theirs);

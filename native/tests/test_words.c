@@ -16,14 +16,6 @@
 #define MEM (1u << 20)
 #define MS 1000000ull
 
-static void turns(struct side *a, struct side *b, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++) {
-		pg_wait_flags(a->g, &(int32_t){ 0 }, 1, 100000);
-		pg_wait_flags(b->g, &(int32_t){ 0 }, 1, 100000);
-	}
-}
-
 static void open_up(struct side *a, struct side *b, const struct pg_config *config)
 {
 	int32_t sent;
@@ -106,12 +98,12 @@ static void test_dump(void)
 	fake_nic_hold(FAKE_NIC(0, 0), false);
 	CHECK_EQ(pair_run(&a, &b, &sent[1]), 1);
 	CHECK_EQ(sent[0], 1);
-	turns(&a, &b, 5);
+	pair_turns(&a, &b, 5);
 	CHECK(dump_has(&b, "immediate 0x7: have 1 of 3 wanted\n"));
 	CHECK(pg_free_imm(b.g, 9) == 0);
 	CHECK(dump_has(&b, "1 tombstones"));
 	CHECK(pg_engine_destroy(a.engine) == 0);
-	turns(&b, &b, 5);
+	pair_turns(&b, &b, 5);
 	CHECK(dump_has(&b, ": down: peer "));
 	CHECK(pg_engine_destroy(b.engine) == 0);
 }
@@ -198,7 +190,7 @@ static void live(void)
 	fake_nic_hold(FAKE_NIC(0, 0), true);
 	CHECK(pg_submit_single_write(a.g, 8, 7, a.mr, 0, a.remote, 0, 0, &sent, NULL) == 0);
 	CHECK_EQ(pair_run(&a, &b, &sent), -ETIMEDOUT);
-	turns(&b, &b, 20);
+	pair_turns(&b, &b, 20);
 	pair_close(&a, &b);
 }
 

@@ -16,14 +16,6 @@ static void open_one(struct side *s, unsigned lanes, const struct pg_config *con
 	side_open(s, lanes, PG_PROGRESS_INLINE, MEM, config);
 }
 
-static void turns(struct side *a, struct side *b, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++) {
-		pg_wait_flags(a->g, &(int32_t){ 0 }, 1, 100000);
-		pg_wait_flags(b->g, &(int32_t){ 0 }, 1, 100000);
-	}
-}
-
 static int32_t write_one(struct side *a, struct side *b, uint32_t imm)
 {
 	int32_t sent;
@@ -54,8 +46,8 @@ static void end(struct side *s, struct side *b, pg_peer_t peer)
 {
 	CHECK(pg_engine_destroy(s->engine) == 0);
 	while (info_of(b, peer).up)
-		turns(b, b, 1);
-	turns(b, b, 5);
+		pair_turns(b, b, 1);
+	pair_turns(b, b, 5);
 }
 
 /* Whether n writes are there, now that all that is on its way has come. */
@@ -64,7 +56,7 @@ static bool counted(struct side *b, uint32_t imm, uint64_t n)
 	int32_t fired;
 
 	CHECK(pg_expect_imm_flag(b->g, imm, n, &fired, NULL) == 0);
-	turns(b, b, 5);
+	pair_turns(b, b, 5);
 	if (!fired)
 		CHECK(pg_free_imm(b->g, imm) == 0 && fired == -ECANCELED);
 	return fired == 1;
@@ -91,7 +83,7 @@ static void test_halves_of_the_dead(void)
 		fake_nic_hold(FAKE_NIC(1, 1), true);
 		CHECK(pg_submit_single_write(a.g, MEM / 4, 7, a.mr, 0, a.remote, 0, 0, &sent,
 					     NULL) == 0);
-		turns(&a, &b, 20);
+		pair_turns(&a, &b, 20);
 		CHECK_EQ(sent, 0);
 		CHECK(pg_release_rmr(b.g, b.remote, NULL) == 0);
 		end(&a, &b, b.peer);
@@ -119,7 +111,7 @@ static void test_tombstone(void)
 	come_up(&second, &b);
 	peers[1] = b.peer;
 	CHECK_EQ(write_one(&first, &b, 5), 1);
-	turns(&first, &b, 5);
+	pair_turns(&first, &b, 5);
 	for (uint32_t imm = 5; imm < 10; imm++)
 		CHECK(pg_free_imm(b.g, imm) == 0);
 	open_one(&later, 1, &config);
@@ -129,17 +121,17 @@ static void test_tombstone(void)
 	CHECK_EQ(write_one(&first, &b, 5), 1);
 	CHECK_EQ(write_one(&second, &b, 6), 1);
 	CHECK_EQ(write_one(&later, &b, 7), 1);
-	turns(&first, &b, 5);
+	pair_turns(&first, &b, 5);
 	CHECK(!counted(&b, 5, 1));
 	end(&first, &b, peers[0]);
 	CHECK_EQ(write_one(&second, &b, 6), 1);
 	CHECK_EQ(write_one(&second, &b, 8), 1);
-	turns(&second, &b, 5);
+	pair_turns(&second, &b, 5);
 	CHECK(!counted(&b, 6, 1));
 	end(&second, &b, peers[1]);
 	CHECK_EQ(write_one(&later, &b, 7), 1);
 	CHECK_EQ(write_one(&later, &b, 9), 1);
-	turns(&later, &b, 5);
+	pair_turns(&later, &b, 5);
 	CHECK(!counted(&b, 8, 1));
 	CHECK(counted(&b, 7, 1)); /* of the two, that which came when the others were gone */
 	CHECK(counted(&b, 9, 1));
@@ -147,7 +139,7 @@ static void test_tombstone(void)
 	CHECK(pg_free_imm(b.g, 9) == 0);
 	CHECK(pg_imm_value(b.g, 9, &(uint64_t){ 0 }) == 0);
 	CHECK_EQ(write_one(&later, &b, 9), 1);
-	turns(&later, &b, 5);
+	pair_turns(&later, &b, 5);
 	CHECK(counted(&b, 9, 1));
 	end(&later, &b, peers[2]);
 	CHECK(pg_engine_destroy(b.engine) == 0);
@@ -175,30 +167,30 @@ static void test_unclaimed(void)
 	come_up(&bad, &b);
 	for (uint32_t imm = 1; imm <= ROOM; imm++)
 		CHECK_EQ(write_one(imm % 2 ? &good : &bad, &b, imm), 1);
-	turns(&bad, &b, 5);
+	pair_turns(&bad, &b, 5);
 	CHECK(info_of(&b, b.peer).up && info_of(&b, theirs).up);
 	CHECK(pg_submit_single_write(bad.g, 8, ROOM + 1, bad.mr, 0, bad.remote, 0, 0, &sent,
 				     NULL) == 0);
 	for (unsigned i = 0; i < 5000 && info_of(&b, b.peer).up; i++)
-		turns(&bad, &b, 1);
+		pair_turns(&bad, &b, 1);
 	CHECK(info_of(&b, b.peer).status == -ENOBUFS);
 	CHECK(strstr(info_of(&b, b.peer).reason, "more than 4 counters"));
 	while (e.kind != PG_EVENT_PEER_DOWN)
 		CHECK(pg_wait_events(b.g, &e, 1, 10 * SECOND) == 1);
 	CHECK(e.peer == b.peer && e.status == -ENOBUFS);
 	for (unsigned i = 0; i < 5000 && info_of(&bad, bad.peer).up; i++)
-		turns(&bad, &b, 1);
+		pair_turns(&bad, &b, 1);
 	CHECK(!info_of(&bad, bad.peer).up);
 	/* What the others have counted stays, and there is room for more of it. */
 	CHECK_EQ(write_one(&good, &b, 1), 1);
-	turns(&good, &b, 5);
+	pair_turns(&good, &b, 5);
 	CHECK(info_of(&b, theirs).up);
 	CHECK(counted(&b, 1, 2));
 	for (uint32_t imm = 2; imm <= ROOM; imm++)
 		CHECK(counted(&b, imm, 1) == (imm % 2 == 1));
 	CHECK(!counted(&b, ROOM + 1, 1));
 	CHECK_EQ(write_one(&good, &b, ROOM + 2), 1);
-	turns(&good, &b, 5);
+	pair_turns(&good, &b, 5);
 	CHECK(counted(&b, ROOM + 2, 1));
 	CHECK(pg_engine_destroy(bad.engine) == 0);
 	pair_close(&good, &b);
@@ -236,7 +228,7 @@ static void test_one_of_them_is_dead(void)
 	/* It dies while it is written to. */
 	fake_nic_hold(FAKE_NIC(0, 0), true);
 	CHECK(pg_submit_scatter(a.g, &s, 3, 0, &sent, NULL) == 0);
-	turns(&a, &b[0], 5);
+	pair_turns(&a, &b[0], 5);
 	CHECK_EQ(sent, 0);
 	end(&b[1], &a, peers[1]);
 	lost = status[1]; /* that its connection broke, or that it has ended */
@@ -244,11 +236,11 @@ static void test_one_of_them_is_dead(void)
 	CHECK(lost == -ECONNRESET || lost == -EHOSTDOWN);
 	fake_nic_hold(FAKE_NIC(0, 0), false);
 	for (unsigned i = 0; i < 5000 && !sent; i++)
-		turns(&b[i % 2 * 2], &a, 1);
+		pair_turns(&b[i % 2 * 2], &a, 1);
 	CHECK_EQ(sent, lost);
 	CHECK(status[0] == 0 && status[1] == lost && status[2] == 0);
 	for (unsigned i = 0; i < N; i += 2) {
-		turns(&b[i], &b[i], 5);
+		pair_turns(&b[i], &b[i], 5);
 		CHECK(counted(&b[i], 3, 1) && b[i].mem[0] == i + 1);
 	}
 	/* And to all of them, when one is known to be dead. */
@@ -259,11 +251,11 @@ static void test_one_of_them_is_dead(void)
 	CHECK(pg_submit(a.g, &op, 1, 0, NULL) == 1);
 	CHECK(pg_remove_peer_group(a.g, group, NULL) == (sent ? 0 : -EBUSY));
 	for (unsigned i = 0; i < 5000 && !sent; i++)
-		turns(&b[i % 2 * 2], &a, 1);
+		pair_turns(&b[i % 2 * 2], &a, 1);
 	CHECK_EQ(sent, info_of(&a, peers[1]).status);
 	CHECK(status[0] == 0 && status[1] == sent && status[2] == 0);
 	for (unsigned i = 0; i < N; i += 2) {
-		turns(&b[i], &b[i], 5);
+		pair_turns(&b[i], &b[i], 5);
 		CHECK(counted(&b[i], 3, 1));
 	}
 	CHECK(pg_engine_destroy(a.engine) == 0);

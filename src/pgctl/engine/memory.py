@@ -6,10 +6,10 @@ import errno
 import math
 import re
 import weakref
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pgctl._ffi import ffi, lib
+from pgctl.engine.held import Held
 from pgctl.engine.native import check, new_error, unsigned
 from pgctl.errors import PgBusy, PgInvalid, PgStale, PgUnsupported
 
@@ -35,22 +35,18 @@ class MrDesc(bytes):
 # ---- Ours
 
 
-class MemoryRegion:
+class MemoryRegion(Held):
     """Memory that this engine reads from, and where peers that have its `desc` write.
 
     Made by TransferEngine.alloc_mr and reg_mr. Any thread may use it.
     """
 
     __slots__ = (
-        "__weakref__",
         "_desc",
-        "_finalizer",
         "_owned",
         "_window",
         "address",
         "engine",
-        "group",
-        "handle",
         "length",
         "pointer",
     )
@@ -65,9 +61,8 @@ class MemoryRegion:
         *,
         owned: bool,
     ) -> None:
+        super().__init__(group, handle, _forget_region)
         self.engine = engine
-        self.group = group
-        self.handle = handle
         self.pointer = pointer
         """For C: void *."""
         self.address = int(ffi.cast("uintptr_t", pointer))
@@ -75,29 +70,12 @@ class MemoryRegion:
         self._owned = owned
         self._desc: MrDesc | None = None
         self._window: weakref.ref[_Window] | None = None
-        self._finalizer = weakref.finalize(self, _forget_region, weakref.ref(group), handle)
-        self._finalizer.atexit = False
 
     def __len__(self) -> int:
         return self.length
 
     def __repr__(self) -> str:
         return f"<MemoryRegion {self.handle:#x}, {self.length} bytes>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def closed(self) -> bool:
-        return not self._finalizer.alive or self.group.closing
 
     @property
     def desc(self) -> MrDesc:
@@ -261,34 +239,20 @@ def _array_interface(described: dict[str, Any]) -> tuple[int, int, bool, bool]:
 # ---- Of peers
 
 
-class RemoteRegion:
+class RemoteRegion(Held):
     """A peer's region, as a destination. Made by TransferEngine.import_mr."""
 
-    __slots__ = ("__weakref__", "_finalizer", "desc", "engine", "group", "handle")
+    __slots__ = ("desc", "engine")
 
     def __init__(
         self, engine: TransferEngine | None, group: Group, handle: int, desc: bytes
     ) -> None:
+        super().__init__(group, handle, _forget_remote)
         self.engine = engine
-        self.group = group
-        self.handle = handle
         self.desc = MrDesc(desc)
-        self._finalizer = weakref.finalize(self, _forget_remote, weakref.ref(group), handle)
-        self._finalizer.atexit = False
 
     def __repr__(self) -> str:
         return f"<RemoteRegion {self.handle:#x}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def map(self, timeout: float | None = None) -> Any:
         """For C: where a peer's engine memory is mapped here (void *); connects and maps if needed.
@@ -307,7 +271,7 @@ class RemoteRegion:
 
     def close(self) -> None:
         """Forget it. Idempotent. Raises PgBusy while operations write there."""
-        if not self._finalizer.alive or self.group.closing or self.group.forked:
+        if self.closed or self.group.forked:
             return
         error = new_error()
         rc = lib.pg_release_rmr(self.group.c, self.handle, error)

@@ -6,11 +6,11 @@ import errno
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pgctl._ffi import ffi, lib
 from pgctl.engine.config import NicStats, record
+from pgctl.engine.held import Held
 from pgctl.engine.native import check, new_error, text
 from pgctl.errors import PgInvalid
 
@@ -119,44 +119,26 @@ class Peer:
         self.group.check_wait(self.group.wait(connect, limit), error)
 
 
-class PeerGroup:
+class PeerGroup(Held):
     """Peers that are addressed together, looked up and connected once.
 
     Made by TransferEngine.add_peer_group. Order counts: a scatter to it sends slice i to peer i.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "engine", "group", "handle", "peers")
+    __slots__ = ("engine", "peers")
 
     def __init__(
         self, engine: TransferEngine, group: Group, handle: int, peers: Sequence[Peer]
     ) -> None:
+        super().__init__(group, handle, _forget_group)
         self.engine = engine
-        self.group = group
-        self.handle = handle
         self.peers = tuple(peers)
-        self._finalizer = weakref.finalize(self, _forget_group, weakref.ref(group), handle)
-        self._finalizer.atexit = False
 
     def __len__(self) -> int:
         return len(self.peers)
 
     def __repr__(self) -> str:
         return f"<PeerGroup {self.handle:#x}, {len(self)} peers>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def closed(self) -> bool:
-        return not self._finalizer.alive or self.group.closing
 
     def close(self) -> None:
         """Forget it; the peers stay. Idempotent.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 _submit_single_write = lib.pg_submit_single_write
 
 
-class Submitter:
+class Submitter(ABC):
     """The part of a TransferEngine that takes operations."""
 
     def submit_single_write(
@@ -254,8 +255,8 @@ class Submitter:
             error,
         )
 
-    def _group(self, index: int) -> Group:
-        raise NotImplementedError
+    @abstractmethod
+    def _group(self, index: int) -> Group: ...
 
 
 def _prepare(engine: Submitter, group: Group, c: Any, work: Work, cookie: object) -> Op:

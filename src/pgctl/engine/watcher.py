@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import weakref
 from itertools import count
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from pgctl._ffi import ffi, lib
+from pgctl.engine.held import Held
 from pgctl.engine.native import check, new_error, unsigned
 from pgctl.errors import PgBusy, PgStale
 
@@ -22,7 +22,7 @@ _KEYS: Final = count(1)
 """Cookies for the engine; those of the caller may be anything."""
 
 
-class Watcher:
+class Watcher(Held):
     """A 64-bit word, 0 at first. Each change is told by an Event of kind "watch" with its cookie.
 
     Changes may coalesce; the last value is never lost. Made by TransferEngine.watcher. Whatever
@@ -30,7 +30,7 @@ class Watcher:
     millisecond at the latest, and at once after `set`.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "_pointer", "_window", "engine", "group", "handle")
+    __slots__ = ("_pointer", "_window", "engine")
 
     def __init__(self, engine: TransferEngine, group: Group, cookie: object) -> None:
         pointer, handle, error = ffi.new("uint64_t **"), ffi.new("pg_watcher_t *"), new_error()
@@ -42,31 +42,13 @@ class Watcher:
         except BaseException:
             del group.watched[key]
             raise
+        super().__init__(group, handle[0], _forget, key)
         self.engine = engine
-        self.group = group
-        self.handle: int = handle[0]
         self._pointer = pointer[0]
         self._window: weakref.ref[_Word] | None = None
-        self._finalizer = weakref.finalize(self, _forget, weakref.ref(group), self.handle, key)
-        self._finalizer.atexit = False
 
     def __repr__(self) -> str:
         return f"<Watcher {self.handle:#x}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def closed(self) -> bool:
-        return not self._finalizer.alive or self.group.closing
 
     @property
     def word(self) -> NDArray[np.uint64]:
