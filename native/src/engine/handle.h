@@ -20,8 +20,9 @@ struct handle {
 	_Atomic uint32_t generation;
 	uint32_t index;
 	uint32_t next_free;
-	/* Who uses it: operations in flight and, of a peer, its imported regions. Written under the
-	 * progress lock only; a waiter reads it without, see handle_unref. */
+	/* Who uses it: operations in flight; of a peer, its imported regions; of a region, the peers
+	 * that may write there; of a peer group, expectations. Written under the progress lock only;
+	 * a waiter reads it without, see handle_unref. */
 	_Atomic uint32_t refs;
 };
 
