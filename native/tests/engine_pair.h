@@ -6,9 +6,11 @@
 #ifndef PGCTL_TESTS_ENGINE_PAIR_H
 #define PGCTL_TESTS_ENGINE_PAIR_H
 
+#include <sched.h>
 #include <string.h>
 
 #include "check.h"
+#include "engine/group.h"
 #include "pgctl/engine.h"
 
 #define SECOND 1000000000ull
@@ -87,6 +89,14 @@ static inline int next_event(struct pg_group *g, struct pg_event *e, uint64_t ti
 		rc = pg_wait_events(g, e, 1, timeout_ns);
 	while (rc == 1 && is_news(e));
 	return rc;
+}
+
+/* Until n other threads wait there: one that has not begun when its engine is destroyed would call
+ * into what is gone. */
+static inline void side_await_waiters(const struct side *s, unsigned n)
+{
+	while (atomic_load_explicit(&s->g->inside, memory_order_acquire) < n)
+		sched_yield();
 }
 
 /* Makes both sides progress until a flag is set; its value. */

@@ -257,7 +257,7 @@ static void test_in_a_revoke(int mode)
 	/* In the midst of it, once the group says that it is. */
 	while (!is_revoked(&b))
 		usleep(1000);
-	usleep(20000); /* and until the other thread waits, and does no more than that */
+	side_await_waiters(&b, 1);
 	CHECK(pg_engine_destroy(b.engine) == 0);
 	CHECK(pthread_join(thread, NULL) == 0);
 	CHECK_EQ(job.result, -ESHUTDOWN);

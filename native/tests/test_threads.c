@@ -128,9 +128,7 @@ static void test_destroy_wakes(int progress)
 		jobs[i] = (struct job){ .side = &a };
 		pthread_create(&threads[i], NULL, wait_for_ever, &jobs[i]);
 	}
-	/* Those that are not waiting yet would call into a dead engine: see that they are. */
-	for (unsigned spins = 0; spins < 200; spins++)
-		pg_wait_flags(a.g, &(int32_t){ 0 }, 1, 1000000);
+	side_await_waiters(&a, 4);
 	CHECK(pg_engine_destroy(a.engine) == 0);
 	for (unsigned i = 0; i < 4; i++) {
 		pthread_join(threads[i], NULL);
@@ -161,8 +159,7 @@ static void test_destroy_wakes_connect(int progress)
 		side_open(&b, 1, PG_PROGRESS_INLINE, MEM, &config); /* never answers */
 		side_meet(&a, &b);
 		pthread_create(&thread, NULL, connect_for_ever, &job);
-		for (unsigned spins = 0; spins < 20; spins++)
-			pg_wait_flags(a.g, &(int32_t){ 0 }, 1, 1000000);
+		side_await_waiters(&a, 1);
 		CHECK(pg_engine_destroy(a.engine) == 0);
 		pthread_join(thread, NULL);
 		CHECK_EQ(job.result, -ESHUTDOWN);
