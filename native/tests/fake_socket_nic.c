@@ -25,7 +25,6 @@ static const struct pg_caps fake_caps = {
 	.imm_bits = 32,
 	.split_min = 64 << 10,
 	.reports_source = true,
-	.can_fence = true,
 	.placement_once = true,
 	.wait_fd = true,
 	.reaches_hosts = true,

@@ -98,7 +98,8 @@ struct pg_caps {
 	uint64_t link_mbit_s;     /* 0: unknown */
 	bool ordered;             /* work requests of one connection land in order */
 	bool reports_source;      /* an arriving immediate names its connection */
-	bool can_fence;           /* a connection can be stopped and drained */
+	bool can_fence;           /* a broken connection can be stopped and drained, so that others
+				     take over */
 	bool placement_once;      /* payload is written at most once */
 	bool wait_fd;             /* can sleep until something arrives */
 	bool sync_post;           /* a posted work request has completed when post returns */
@@ -201,7 +202,9 @@ struct pg_nic_stats {
 	uint64_t posted;
 	uint64_t imms_in; /* arrived immediates, a split write's shards each counted */
 	uint64_t msgs_in;
-	uint64_t eagain; /* posts refused for want of credit */
+	uint64_t eagain;    /* posts refused for want of credit */
+	uint64_t retries;   /* work requests sent again here, after another connection broke */
+	uint64_t failovers; /* connections that broke, and whose work others took over */
 };
 int pg_stats(struct pg_group *group, unsigned domain, struct pg_nic_stats *stats);
 

@@ -174,6 +174,8 @@ static void add_stats(struct pg_nic_stats *to, const struct pg_nic_stats *from)
 	to->imms_in += from->imms_in;
 	to->msgs_in += from->msgs_in;
 	to->eagain += from->eagain;
+	to->retries += from->retries;
+	to->failovers += from->failovers;
 }
 
 void paths_close(struct peer *p)

@@ -56,6 +56,7 @@ struct domain {
 struct conn {
 	struct domain *domain;
 	void *owner; /* the engine's, as are: */
+	unsigned slot;
 	struct pg_nic_stats stats;
 	char note[128]; /* how it reaches memory, for people; set by conn_attach */
 	/* The longest WR to memory that is not mapped here, <= caps.max_write; by conn_attach. */
@@ -65,7 +66,7 @@ struct conn {
 enum wr_op {
 	WR_WRITE,     /* payload only */
 	WR_WRITE_IMM, /* payload, then the immediate; len 0 and no region is a bare immediate */
-	WR_SEND,      /* a message */
+	WR_SEND, /* a message; those of one connection arrive in the order of posting, always */
 };
 
 struct wr {
@@ -81,11 +82,14 @@ struct wr {
 };
 
 enum arrival_kind {
-	ARRIVAL_IMM,  /* count writes with immediate imm are visible */
-	ARRIVAL_MSG,  /* data, len; valid until the next poll of the domain */
-	ARRIVAL_DONE, /* the WR named id has ended with status */
-	ARRIVAL_DEAD, /* the connection broke: status */
-	ARRIVAL_NIC,  /* the domain's NIC came up (status 0) or went down (why); conn is NULL */
+	ARRIVAL_IMM, /* count writes with immediate imm are visible */
+	ARRIVAL_MSG, /* data, len; valid until the next poll of the domain */
+	ARRIVAL_DONE, /* the WR named id has ended with status; -ECONNABORTED: its connection broke or
+			 was stopped, and it may be sent again elsewhere; others: its own fault */
+	ARRIVAL_DEAD,    /* the connection broke: status */
+	ARRIVAL_STOPPED, /* the last of what conn_stop has begun */
+	ARRIVAL_FENCED, /* the last of all: nothing of the connection lands or is reported any more */
+	ARRIVAL_NIC,    /* the domain's NIC came up (status 0) or went down (why); conn is NULL */
 };
 
 struct arrival {
@@ -143,6 +147,15 @@ struct transport {
 			 struct pg_error *err);
 	/* Takes the peer's offer; from here WRs can be posted. It is hostile until checked. */
 	int (*conn_attach)(struct conn *conn, const struct offer *offer, struct pg_error *err);
+	/* Only with caps.can_fence, in this order, each once; neither blocks. A WR that ends with
+	 * -ECONNABORTED may not be placed, be placed, be placed and counted, or be placed and counted
+	 * later, until the peer has fenced its half.
+	 * stop: nothing is posted any more, and all that was posted ends; then ARRIVAL_STOPPED. What
+	 * the peer sends is still reported.
+	 * fence: the peer's half has stopped. What it had sent with success is reported; then
+	 * ARRIVAL_FENCED, after which nothing that it has sent lands or is reported. */
+	void (*conn_stop)(struct conn *conn);
+	void (*conn_fence)(struct conn *conn);
 	/* Stops and forgets it; on return no thread of the transport reads or writes for it. */
 	void (*conn_close)(struct conn *conn);
 

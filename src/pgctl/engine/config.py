@@ -107,6 +107,8 @@ class NicStats:
     imms_in: int
     msgs_in: int
     eagain: int
+    retries: int
+    failovers: int
 
 
 Record = TypeVar("Record", Caps, NicStats)

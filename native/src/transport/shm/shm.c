@@ -20,7 +20,6 @@ static const struct pg_caps shm_caps = {
 	.split_min = 256 << 10,
 	.ordered = true,
 	.reports_source = true,
-	.can_fence = true,
 	.placement_once = true,
 	.wait_fd = true,
 	.sync_post = true,
