@@ -26,6 +26,7 @@ enum control_type {
 	CONTROL_FENCE,     /* answer this */
 	CONTROL_FENCED,    /* the answer */
 	CONTROL_SETTLE,    /* so many shards of a split write will never come */
+	CONTROL_PATH,      /* of one connection: see path_message.h */
 	CONTROL_PING,      /* I make progress */
 	CONTROL_BYE,       /* I am leaving; not a crash */
 	CONTROL_TYPES,

@@ -104,16 +104,20 @@ static const char *state_name(const struct peer *p)
 static void dump_peer(struct pg_group *g, struct sink *s, const struct peer *p)
 {
 	say(s, "%s: %s%s%s", peer_name(p).text, state_name(p), p->status ? ": " : "", p->reason);
-	for (unsigned k = 0; k < p->n_conns; k++) {
-		const struct conn *c = p->conns[k];
+	for (unsigned k = 0; k < p->n_paths; k++) {
+		const struct conn *c = p->paths[k].conn;
 		char credit[128] = "";
 
+		if (!c)
+			continue;
 		if (c->domain->transport->describe)
 			c->domain->transport->describe(c, credit, sizeof(credit));
 		say(s,
-		    "  %s to its NIC %u: %llu work requests, %llu bytes, %llu immediates in, %llu "
+		    "  %s to its NIC %u%s: %llu work requests, %llu bytes, %llu immediates in, "
+		    "%llu "
 		    "times without credit%s%s",
 		    g->domains[path_local(p, k)]->name, path_remote(p, k),
+		    p->paths[k].state == PATH_BROKEN ? ", broken, being taken over" : "",
 		    (unsigned long long)c->stats.posted, (unsigned long long)c->stats.bytes_out,
 		    (unsigned long long)c->stats.imms_in, (unsigned long long)c->stats.eagain,
 		    credit[0] ? "; " : "", credit);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/completion.h"
+#include "engine/flight.h"
 #include "engine/control.h"
 #include "engine/engine.h"
 #include "engine/handshake.h"
@@ -125,6 +126,7 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 					       : (uint32_t)d->caps.link_mbit_s;
 	net->rail = config->rail ? config->rail : d->rail;
 	g->domains[i] = d;
+	g->nics |= (uint8_t)(1u << i);
 	g->addr.n_domains = ++g->n_domains;
 	return 0;
 err_close:
@@ -212,8 +214,8 @@ static int make_tables(struct pg_group *g)
 {
 	int rc;
 
-	if ((rc = ops_create(g)) || (rc = events_create(g)) || (rc = messages_create(g)) ||
-	    (rc = news_create(g)) || (rc = watchers_create(g)) ||
+	if ((rc = ops_create(g)) || (rc = flights_create(g)) || (rc = events_create(g)) ||
+	    (rc = messages_create(g)) || (rc = news_create(g)) || (rc = watchers_create(g)) ||
 	    (rc = handles_init(&g->peer_groups, MAX_PEER_GROUPS, sizeof(struct peer_group))) ||
 	    (rc = imm_table_create(g->config->max_unclaimed, &g->imms)) ||
 	    (rc = handles_init(&g->mrs, g->config->max_regions, sizeof(struct mr))) ||
@@ -258,6 +260,7 @@ int group_create(struct pg_engine *e, unsigned index, const struct pg_group_conf
 	list_init(&g->lingering);
 	list_init(&g->leaving);
 	list_init(&g->ending);
+	list_init(&g->salvaging);
 	list_init(&g->streams);
 	memcpy(g->addr.incarnation, e->incarnation, sizeof(e->incarnation));
 	memcpy(g->addr.token, e->token, sizeof(e->token));
@@ -385,6 +388,7 @@ void group_free(struct pg_group *g)
 	messages_destroy(g);
 	events_destroy(g);
 	ops_destroy(g);
+	flights_destroy(g);
 	free(g);
 }
 

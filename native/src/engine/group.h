@@ -19,6 +19,7 @@
 #include "engine/imm_counter.h"
 #include "engine/pair.h"
 #include "engine/shard.h"
+#include "engine/sums.h"
 #include "transport/transport.h"
 #include "util/error.h"
 #include "util/list.h"
@@ -92,23 +93,71 @@ enum peer_end {
 	END_OVER,
 };
 
+/* What two sides have said and done to agree on what of a broken connection has arrived. */
+struct takeover {
+	uint64_t limit;    /* it takes no longer than this, or the peer is given up */
+	int32_t status;    /* why it broke */
+	bool stopped;      /* our half has ended all that it had posted; */
+	bool peer_stopped; /* so has the peer's */
+	bool fencing;
+	bool fenced;    /* nothing of the peer's lands any more: it was told what has arrived */
+	bool told;      /* the peer has told us the same; */
+	bool peer_told; /* and knows what it wanted to know */
+	uint32_t asked; /* immediates whose answer is still to come */
+	uint32_t imms;  /* of ours that have arrived */
+	uint32_t msgs;
+};
+
+enum path_state {
+	PATH_FREE,    /* it joins nothing */
+	PATH_OPENING, /* our half is there */
+	PATH_UP,      /* it can be posted to */
+	PATH_BROKEN,  /* others take over, see failover.c */
+};
+
+/* A connection to a peer. It keeps its slot as long as it is there. */
+struct path {
+	struct conn *conn; /* NULL: PATH_FREE */
+	struct pair_edge edge;
+	uint8_t state;       /* enum path_state */
+	bool attached;       /* our half knows the peer's; */
+	bool peer_ready;     /* so does the peer's ours */
+	int32_t status;      /* not 0: it broke before it was up */
+	uint16_t serial;     /* of this connection among those between these NICs */
+	struct takeover to;  /* while PATH_BROKEN */
+	struct list flights; /* in the order of posting; unused when caps.sync_post */
+	uint32_t imms_out;   /* immediates posted; likewise */
+	uint32_t msgs_out;
+	struct sums sent, received; /* immediates by value; only when not caps.ordered */
+	struct offer offer;         /* ours, until attached */
+};
+
 struct peer {
 	struct handle h;
 	_Atomic uint32_t
-		state; /* enum peer_state; waiters and submitters read it: release/acquire */
-	struct conn *conns[PG_MAX_CONNS];
-	unsigned n_conns;
-	unsigned next_conn;         /* turn of unsplit writes in */
-	uint8_t schedule[SCHEDULE]; /* connections */
+		state;      /* enum peer_state; waiters and submitters read it: release/acquire */
+	uint32_t usable;    /* paths that are PATH_UP, a bit each */
+	unsigned next_path; /* turn of unsplit writes in */
+	uint8_t schedule[SCHEDULE]; /* usable paths */
 	struct spread {             /* of split writes: a share per NIC of the side with more */
 		unsigned n;
 		struct {
-			uint8_t first, n; /* connections of that NIC, which take turns */
+			uint8_t first, n; /* places in `order` of that NIC's, which take turns */
 			uint32_t weight;  /* of all of them */
 		} lanes[MAX_LANES];
+		uint8_t order[PG_MAX_CONNS]; /* usable paths */
+		int64_t turns[PG_MAX_CONNS]; /* credit of each in its lane's rotation */
 	} spread;
-	int64_t turns[PG_MAX_CONNS]; /* credit of each in its lane's rotation */
-	struct pair_edge edges[PG_MAX_CONNS];
+	struct path paths[PG_MAX_CONNS];
+	unsigned n_paths;    /* slots that have been in use */
+	pair_reach possible; /* cells, as far as both addresses say; */
+	pair_reach reach;    /* of those, without what has failed; both sides' in the end */
+	uint8_t nics;        /* of the peer, that are up: a bit each */
+	uint16_t serials[PG_MAX_DOMAINS][PG_MAX_DOMAINS]; /* the next path's, by NICs */
+	struct list orphans; /* flights of broken paths, to be sent again */
+	struct list makeups; /* those that wait for rewritten payload */
+	uint32_t n_rewriting;
+	struct list salvage;     /* in group.salvaging while it has any of those */
 	struct list ready;       /* operations with something to post; served in turn */
 	struct list waiting;     /* operations that only wait for the transport */
 	struct list active;      /* in group.active while `ready` is not empty */
@@ -126,21 +175,19 @@ struct peer {
 	uint32_t n_holders; /* regions of ours that it may write to */
 	uint64_t heard;     /* when its last control message came */
 	uint32_t max_msg;
-	pair_reach reach; /* cells that may be used; both sides' in the end */
-	uint8_t route;    /* next way to reach its control stream; see control_connect */
-	bool greeted;     /* our HELLO with this reach is on its way */
-	bool attached;    /* our half of each connection knows the other one; */
-	bool peer_ready;  /* so does the peer's */
-	bool local;       /* on this host */
-	bool silent;      /* its heartbeat is missing */
-	bool dead;        /* its process is known to have ended */
-	bool unplaced;    /* what we sent may land after we gave it up */
-	bool unheard;     /* we have cut a stream, and so shall not hear it hang up */
+	uint8_t route;   /* next way to reach its control stream; see control_connect */
+	bool greeted;    /* our HELLO with this reach is on its way */
+	bool attached;   /* our half of each connection knows the other one; */
+	bool peer_ready; /* so does the peer's */
+	bool local;      /* on this host */
+	bool silent;     /* its heartbeat is missing */
+	bool dead;       /* its process is known to have ended */
+	bool unplaced;   /* what we sent may land after we gave it up */
+	bool unheard;    /* we have cut a stream, and so shall not hear it hang up */
 	pid_t pid;
 	int32_t status;
 	char reason[PG_ERROR_MAX];
 	struct net_addr addr;
-	struct offer offers[PG_MAX_CONNS]; /* ours, until attached */
 };
 
 /* ---- Operations ---- */
@@ -154,10 +201,10 @@ struct lane {
 	uint32_t next, end;
 	uint32_t inflight; /* posted, not yet done */
 	uint32_t wire_imm;
-	unsigned conn;
-	uint64_t mark; /* of transport->visible */
-	bool cut;      /* not all of it was posted, */
-	bool failed;   /* or not all of that has ended well: it has not been counted */
+	unsigned path;
+	bool moved;  /* some of it was posted over a connection that broke */
+	bool cut;    /* not all of it was posted, or has arrived: it has not been counted */
+	bool failed; /* not all of it has ended well */
 };
 
 struct op {
@@ -183,7 +230,7 @@ struct op {
 	uint64_t deadline;        /* 0: to be set by the next scan; see peers_scan_deadlines */
 	uint64_t limit;           /* likewise, but never moved */
 	struct lane lanes[MAX_LANES];
-	uint64_t marks[PG_MAX_CONNS]; /* of a fence: of transport->visible */
+	uint64_t marks[PG_MAX_CONNS]; /* of transport->visible */
 	char text[PG_ERROR_MAX];
 };
 
@@ -227,6 +274,7 @@ struct pg_group {
 	bool forked; /* this is a child's copy: nothing works */
 	unsigned n_domains;
 	struct domain *domains[PG_MAX_DOMAINS];
+	uint8_t nics; /* domains whose NIC is up, a bit each */
 	bool worker_mode;
 
 	/* any thread */
@@ -248,7 +296,10 @@ struct pg_group {
 	struct news *news;
 
 	struct op *ops;
-	uint8_t *messages; /* PG_MSG_MAX per op: payload of sends that must wait */
+	struct flight *flights;
+	uint32_t free_flight;
+	uint32_t n_flights; /* that have been in use */
+	uint8_t *messages;  /* PG_MSG_MAX per op: payload of sends that must wait */
 	struct pg_event *events;
 	struct recv_buffer *recvs;
 	_Atomic uint32_t n_recvs;
@@ -262,6 +313,7 @@ struct pg_group {
 	struct list lingering; /* operations that wait for visibility, or are fences */
 	struct list leaving;   /* imported regions that are being given back */
 	struct list ending;    /* peers that are down, with something left to do */
+	struct list salvaging; /* peers with something to be sent again */
 	struct handles mrs, rmrs, peers, peer_groups, watchers;
 	uint64_t *words; /* of the watchers, a line each */
 	uint64_t now, next_scan, next_control, next_beat;

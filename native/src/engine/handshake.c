@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "engine/endpoint.h"
+#include "engine/failover.h"
 #include "engine/fence.h"
 #include "engine/form.h"
 #include "engine/op.h"
@@ -59,7 +60,7 @@ static int send_hello(struct pg_group *g, struct peer *p)
 	struct control_msg msg = { .type = CONTROL_HELLO };
 	struct hello head = { .max_msg = g->domains[0]->caps.max_msg,
 			      .reach = p->reach,
-			      .n_offers = (uint16_t)p->n_conns };
+			      .n_offers = (uint16_t)p->n_paths };
 	uint8_t addr[PG_ADDR_MAX];
 	size_t len = sizeof(addr);
 	int rc = net_addr_encode(&g->addr, addr, &len);
@@ -70,18 +71,19 @@ static int send_hello(struct pg_group *g, struct peer *p)
 	form_put(&msg, p->addr.token, sizeof(p->addr.token));
 	form_put(&msg, &head, sizeof(head));
 	form_put(&msg, addr, len);
-	for (unsigned k = 0; k < p->n_conns; k++) {
-		struct joined j = { p->edges[k].local, p->edges[k].remote };
+	for (unsigned k = 0; k < p->n_paths; k++) {
+		const struct path *path = &p->paths[k];
+		struct joined j = { path->edge.local, path->edge.remote };
 
-		if (p->offers[k].n_fds && !p->stream->local) {
+		if (path->offer.n_fds && !p->stream->local) {
 			peer_down(g, p, -EHOSTUNREACH,
 				  "%s does not leave this host, and it is on another, or in "
 				  "another network namespace",
-				  p->conns[k]->domain->transport->name);
+				  path->conn->domain->transport->name);
 			return -EHOSTUNREACH;
 		}
 		form_put(&msg, &j, sizeof(j));
-		form_put_offer(&msg, &p->offers[k]);
+		form_put_offer(&msg, &path->offer);
 	}
 	return control_send(g, p->stream, &msg);
 }
@@ -113,7 +115,7 @@ static int greet(struct pg_group *g, struct peer *p)
 	struct pg_error err = { 0 };
 	int rc;
 
-	if (!p->n_conns) {
+	if (!p->n_paths) {
 		p->attached = p->peer_ready = false;
 		rc = paths_open(g, p, &err);
 		if (rc) {
@@ -180,7 +182,7 @@ void handshake_start(struct pg_group *g, struct peer *p)
 /* A connection that cannot be made takes its cell from what both believe. */
 static int pair_again(struct pg_group *g, struct peer *p, unsigned k, const struct pg_error *err)
 {
-	const char *nic = p->conns[k]->domain->name;
+	const char *nic = p->paths[k].conn->domain->name;
 
 	log_warn("%s: cannot connect over %s to its NIC %u: %s", peer_name(p).text, nic,
 		 path_remote(p, k), err->text);
@@ -191,13 +193,13 @@ static int pair_again(struct pg_group *g, struct peer *p, unsigned k, const stru
 			  err->text);
 		return -EHOSTUNREACH;
 	}
-	paths_close(p);
+	paths_close(g, p);
 	return greet(g, p);
 }
 
 static int attach(struct pg_group *g, struct peer *p, const struct greeting *gr)
 {
-	for (unsigned k = 0; k < p->n_conns; k++) {
+	for (unsigned k = 0; k < p->n_paths; k++) {
 		struct pg_error err = { 0 };
 		unsigned i = 0;
 		int rc;
@@ -210,10 +212,10 @@ static int attach(struct pg_group *g, struct peer *p, const struct greeting *gr)
 				  path_remote(p, k), path_local(p, k));
 			return -EPROTO;
 		}
-		rc = p->conns[k]->domain->transport->conn_attach(p->conns[k], &gr->offers[i], &err);
+		rc = path_attach(&p->paths[k], &gr->offers[i], &err);
 		if (rc == -EPROTO) {
-			peer_down(g, p, rc, "cannot connect over %s: %s", p->conns[k]->domain->name,
-				  err.text);
+			peer_down(g, p, rc, "cannot connect over %s: %s",
+				  p->paths[k].conn->domain->name, err.text);
 			return rc;
 		}
 		if (rc) {
@@ -271,7 +273,7 @@ static int take_hello(struct pg_group *g, struct stream *s, const struct control
 	p->max_msg = gr.head.max_msg;
 	if (p->reach & ~theirs) {
 		p->reach &= theirs;
-		paths_close(p);
+		paths_close(g, p);
 		p->greeted = false;
 	}
 	if (!p->greeted && greet(g, p))
@@ -381,6 +383,8 @@ static int take_from_peer(struct pg_group *g, struct stream *s, struct control_m
 		return fence_answered(g, p, msg);
 	case CONTROL_SETTLE:
 		return op_settled(g, p, msg);
+	case CONTROL_PATH:
+		return path_message(g, p, msg, s->pid);
 	case CONTROL_PING:
 		return 0;
 	case CONTROL_BYE:

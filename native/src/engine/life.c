@@ -17,6 +17,7 @@
 #include "engine/completion.h"
 #include "engine/control.h"
 #include "engine/endpoint.h"
+#include "engine/failover.h"
 #include "engine/fence.h"
 #include "engine/memory.h"
 #include "engine/message.h"
@@ -119,10 +120,17 @@ void peer_up(struct pg_group *g, struct peer *p)
 {
 	g->handshakes--;
 	p->heard = clock_ns();
+	paths_up(g, p);
 	peer_set_state(p, PEER_UP);
 	end_predecessors(g, p);
 	news_of_peer(g, p, PG_EVENT_PEER_UP);
-	log_info("%s is up: %u connections, %s", peer_name(p).text, p->n_conns, p->conns[0]->note);
+	log_info("%s is up: %u connections, %s", peer_name(p).text, p->n_paths,
+		 p->paths[0].conn->note);
+	if (g->nics != (1u << g->n_domains) - 1)
+		nics_tell(g, p);
+	for (unsigned k = 0; k < p->n_paths && peer_alive(p); k++)
+		if (p->paths[k].status)
+			path_broke(g, p, k, p->paths[k].status);
 }
 
 /* ---- Down ---- */
@@ -170,6 +178,7 @@ void peer_down(struct pg_group *g, struct peer *p, int status, const char *fmt, 
 	news_of_peer(g, p, PG_EVENT_PEER_DOWN);
 	list_remove(&p->active);
 	rmrs_of_peer_failed(g, p);
+	salvage_drop(g, p);
 	fail_all(g, &p->ready, status, p->reason);
 	fail_all(g, &p->waiting, status, p->reason);
 }
@@ -229,7 +238,7 @@ static void end_operations(struct pg_group *g, struct peer *p)
 	p->unplaced = !paths_visible(p, marks);
 	/* Nobody will tell of what is in flight: end it, then it is not. */
 	if (first_waiting(p, false))
-		paths_close(p);
+		paths_close(g, p);
 	while ((op = first_waiting(p, false)))
 		op_abandon(g, op, p->status, p->reason);
 	while ((op = first_waiting(p, true)))
@@ -310,7 +319,7 @@ void peers_end(struct pg_group *g)
 		} else if (keeps_messages(g, p)) {
 			list_append(&g->ending, &p->ending);
 		} else {
-			paths_close(p);
+			paths_close(g, p);
 			p->end = END_OVER;
 		}
 	}
@@ -350,7 +359,7 @@ void peers_close(struct pg_group *g, int status, const char *text)
 		while ((op = first_waiting(p, true)))
 			op_abandon(g, op, status, text);
 		end_operations(g, p);
-		paths_close(p);
+		paths_close(g, p);
 		holders_drop(g, p);
 		process_forget(g, p);
 	}

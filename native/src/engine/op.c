@@ -178,15 +178,11 @@ static void complete(struct pg_group *g, struct op *op)
 /* Posted, and yet it has to wait for what its peer does with it. */
 static bool lingers(struct pg_group *g, struct op *op)
 {
-	bool visible = true;
-
 	if (op->desc.opcode == PG_OP_FENCE)
 		return !fence_run(g, op);
 	if (!(op->desc.flags & PG_REMOTE_VISIBLE) || op->status)
 		return false;
-	for (unsigned i = 0; i < op->n_lanes; i++)
-		visible &= path_visible(op->peer, op->lanes[i].conn, &op->lanes[i].mark);
-	return !visible;
+	return !paths_visible(op->peer, op->marks);
 }
 
 static void wait_in(struct list *list, struct list *node)
@@ -246,20 +242,21 @@ void op_wr_failed(struct op *op, const struct domain *d, int status, const char 
 	op_fail(op, status, text);
 }
 
-void op_wr_done(struct pg_group *g, const struct arrival *a)
+void op_piece_ended(struct pg_group *g, struct op *op, unsigned l, int status,
+		    const struct domain *d)
 {
-	struct op *op = &g->ops[(uint32_t)a->id];
-	struct lane *lane = &op->lanes[a->id >> 32];
+	struct lane *lane = &op->lanes[l];
 
 	lane->inflight--;
-	op->deadline = 0;
-	if (a->status) {
+	if (status) {
 		lane->failed = true;
 		list_remove(&op->link); /* as in op_run */
-		op_wr_failed(op, a->conn->domain, a->status, strerror(-a->status));
+		op_wr_failed(op, d, status, strerror(-status));
 		op_settle(g, op, OP_POSTED);
 		return;
 	}
+	if (!op->status)
+		op->deadline = 0;
 	/* Something may be left to post: a last piece that waited for the others. Of what is posted
 	 * already, nothing is asked any more. */
 	if (lane->inflight == 0)
@@ -278,6 +275,8 @@ static void unbound(struct pg_group *g, struct op *op)
 	op->status = 0;
 	op->text[0] = '\0';
 	op->n_lanes = 0;
+	if (op->desc.flags & PG_REMOTE_VISIBLE)
+		memset(op->marks, 0, sizeof(op->marks));
 	op->deadline = 0;
 	op->limit = 0;
 	op->live = true;

@@ -57,8 +57,9 @@ void op_settle(struct pg_group *g, struct op *op, enum op_turn turn);
 /* A work request failed: so does the operation. */
 void op_wr_failed(struct op *op, const struct domain *d, int status, const char *why);
 
-/* The transport ended a work request. */
-void op_wr_done(struct pg_group *g, const struct arrival *a);
+/* A work request of lane l has ended, and will not be sent again. */
+void op_piece_ended(struct pg_group *g, struct op *op, unsigned l, int status,
+		    const struct domain *d);
 
 /* Ends it now: its connections are gone, nothing can be in flight. */
 void op_abandon(struct pg_group *g, struct op *op, int status, const char *text);

@@ -3,9 +3,10 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "engine/flight.h"
+#include "engine/peer.h"
 #include "engine/progress.h"
 
 /* ---- Which NICs ---- */
@@ -59,112 +60,144 @@ pair_reach paths_reach(const struct pg_group *g, const struct net_addr *addr, st
 	return reach;
 }
 
-/* ---- Shares ---- */
-
-static int by_remote(const void *a, const void *b)
+/* The cells of one NIC of ours; of one of the peer's. */
+static pair_reach row(unsigned local)
 {
-	const struct pair_edge *x = a, *y = b;
-
-	return x->remote != y->remote ? x->remote - y->remote : x->local - y->local;
+	return (pair_reach)(((1u << PG_MAX_DOMAINS) - 1) << (PG_MAX_DOMAINS * local));
 }
 
-/* One turn of a smooth rotation of connections [first, first + n) by weight: each earns its weight,
- * the richest goes and pays for all. */
-static unsigned rotate(const struct peer *p, int64_t *credit, unsigned first, unsigned n)
+static pair_reach column(unsigned remote)
 {
-	unsigned best = first;
-	int64_t total = 0;
+	return pair_transpose(row(remote));
+}
 
-	for (unsigned k = first; k < first + n; k++) {
-		credit[k] += p->edges[k].weight;
-		total += p->edges[k].weight;
-		if (credit[k] > credit[best])
-			best = k;
+pair_reach paths_cells(unsigned nic, bool ours)
+{
+	return ours ? row(nic) : column(nic);
+}
+
+pair_reach paths_alive(const struct pg_group *g, const struct peer *p)
+{
+	pair_reach reach = p->reach;
+
+	for (unsigned i = 0; i < PG_MAX_DOMAINS; i++) {
+		if (!(g->nics >> i & 1))
+			reach &= (pair_reach)~row(i);
+		if (!(p->nics >> i & 1))
+			reach &= (pair_reach)~column(i);
 	}
-	credit[best] -= total;
-	return best;
+	return reach;
 }
 
-/* Weights that do not add up to more than 32 bits hold. */
-static void scale_down(struct peer *p)
+unsigned paths_pair(const struct pg_group *g, const struct peer *p, pair_reach reach,
+		    struct pair_edge edges[PAIR_MAX])
 {
-	uint64_t total = 0;
+	struct pair_nic ours[PG_MAX_DOMAINS] = { 0 }, theirs[PG_MAX_DOMAINS] = { 0 };
+	unsigned n = nics_of(&g->addr, ours), m = nics_of(&p->addr, theirs);
 
-	for (unsigned k = 0; k < p->n_conns; k++)
-		total += p->edges[k].weight;
-	for (unsigned k = 0; k < p->n_conns && total > UINT32_MAX; k++)
-		p->edges[k].weight = 1 + p->edges[k].weight / (2 * PG_MAX_CONNS);
-}
-
-/* Connections of one NIC of the larger side stand together; unsplit work goes round them all. */
-static void share_out(struct peer *p, unsigned n, unsigned m)
-{
-	struct spread *s = &p->spread;
-	int64_t credit[PG_MAX_CONNS] = { 0 };
-
-	scale_down(p);
-	if (m > n)
-		qsort(p->edges, p->n_conns, sizeof(p->edges[0]), by_remote);
-	memset(s, 0, sizeof(*s));
-	memset(p->turns, 0, sizeof(p->turns));
-	for (unsigned k = 0; k < p->n_conns; k++) {
-		const struct pair_edge *e = &p->edges[k], *before = k ? e - 1 : NULL;
-
-		if (!before || (m > n ? before->remote != e->remote : before->local != e->local))
-			s->lanes[s->n++].first = (uint8_t)k;
-		s->lanes[s->n - 1].n++;
-		s->lanes[s->n - 1].weight += e->weight;
-	}
-	for (unsigned turn = 0; turn < SCHEDULE; turn++)
-		p->schedule[turn] = (uint8_t)rotate(p, credit, 0, p->n_conns);
-}
-
-unsigned paths_split(struct peer *p, unsigned conns[MAX_LANES], uint32_t weights[MAX_LANES])
-{
-	const struct spread *s = &p->spread;
-
-	for (unsigned l = 0; l < s->n; l++) {
-		conns[l] = s->lanes[l].n == 1
-				   ? s->lanes[l].first
-				   : rotate(p, p->turns, s->lanes[l].first, s->lanes[l].n);
-		weights[l] = s->lanes[l].weight;
-	}
-	return s->n;
+	return pair_nics(ours, n, theirs, m, reach, edges);
 }
 
 /* ---- Connections ---- */
+
+struct path *path_find(struct peer *p, unsigned local, unsigned remote)
+{
+	for (unsigned k = 0; k < p->n_paths; k++) {
+		struct path *path = &p->paths[k];
+
+		if (path->conn && path->edge.local == local && path->edge.remote == remote)
+			return path;
+	}
+	return NULL;
+}
 
 bool paths_visible(struct peer *p, uint64_t marks[PG_MAX_CONNS])
 {
 	bool visible = true;
 
-	for (unsigned k = 0; k < p->n_conns; k++)
+	for (unsigned k = 0; k < p->n_paths; k++)
 		visible &= path_visible(p, k, &marks[k]);
 	return visible;
 }
 
+static struct path *free_path(struct peer *p)
+{
+	for (unsigned k = 0; k < PG_MAX_CONNS; k++)
+		if (!p->paths[k].conn)
+			return &p->paths[k];
+	return NULL;
+}
+
+struct path *path_open(struct pg_group *g, struct peer *p, const struct pair_edge *edge,
+		       struct pg_error *err)
+{
+	struct domain *d = g->domains[edge->local];
+	struct path *path = free_path(p);
+	unsigned k;
+
+	if (!path) {
+		error_set(err, -ENOSPC, "%d connections to it are there already", PG_MAX_CONNS);
+		return NULL;
+	}
+	memset(path, 0, sizeof(*path));
+	if (d->transport->conn_open(d, &path->conn, &path->offer, err)) {
+		path->conn = NULL;
+		return NULL;
+	}
+	k = path_slot(p, path);
+	path->conn->owner = p;
+	path->conn->slot = k;
+	path->edge = *edge;
+	path->state = PATH_OPENING;
+	path->serial = p->serials[edge->local][edge->remote];
+	list_init(&path->flights);
+	if (p->n_paths <= k)
+		p->n_paths = k + 1;
+	return path;
+}
+
 int paths_open(struct pg_group *g, struct peer *p, struct pg_error *err)
 {
-	struct pair_nic ours[PG_MAX_DOMAINS] = { 0 }, theirs[PG_MAX_DOMAINS] = { 0 };
-	unsigned n = nics_of(&g->addr, ours), m = nics_of(&p->addr, theirs);
-	unsigned edges = pair_nics(ours, n, theirs, m, p->reach, p->edges);
+	struct pair_edge edges[PAIR_MAX];
+	unsigned n = paths_pair(g, p, p->reach, edges);
 
-	if (!edges)
+	if (!n)
 		return unreachable(g, &p->addr, err);
-	p->n_conns = edges;
-	share_out(p, n, m);
-	for (unsigned k = 0; k < edges; k++) {
-		struct domain *d = g->domains[p->edges[k].local];
-		int rc = d->transport->conn_open(d, &p->conns[k], &p->offers[k], err);
-
-		if (rc) {
-			p->n_conns = k;
-			paths_close(p);
-			return rc;
-		}
-		p->conns[k]->owner = p;
+	for (unsigned k = 0; k < n; k++) {
+		if (path_open(g, p, &edges[k], err))
+			continue;
+		paths_close(g, p);
+		return err->code;
 	}
 	return 0;
+}
+
+int path_attach(struct path *path, const struct offer *offer, struct pg_error *err)
+{
+	int rc = path->conn->domain->transport->conn_attach(path->conn, offer, err);
+
+	path->attached = rc == 0;
+	return rc;
+}
+
+static void make_usable(struct peer *p, struct path *path)
+{
+	path->state = PATH_UP;
+	p->usable |= 1u << path_slot(p, path);
+}
+
+void path_up(struct pg_group *g, struct peer *p, struct path *path)
+{
+	make_usable(p, path);
+	paths_share(g, p);
+}
+
+void paths_up(struct pg_group *g, struct peer *p)
+{
+	for (unsigned k = 0; k < p->n_paths; k++)
+		if (p->paths[k].conn)
+			make_usable(p, &p->paths[k]);
+	paths_share(g, p);
 }
 
 static void add_stats(struct pg_nic_stats *to, const struct pg_nic_stats *from)
@@ -178,15 +211,48 @@ static void add_stats(struct pg_nic_stats *to, const struct pg_nic_stats *from)
 	to->failovers += from->failovers;
 }
 
-void paths_close(struct peer *p)
+/* Marks are of one connection, and another may get its slot. */
+static void forget_marks(struct pg_group *g, const struct peer *p, unsigned k)
 {
-	for (unsigned k = 0; k < p->n_conns; k++) {
-		struct domain *d = p->conns[k]->domain;
+	for (struct list *l = g->lingering.next; l != &g->lingering; l = l->next) {
+		struct op *op = LIST_ENTRY(l, struct op, linger);
 
-		add_stats(&d->stats, &p->conns[k]->stats);
-		d->transport->conn_close(p->conns[k]);
+		if (op->peer == p)
+			op->marks[k] = 0;
 	}
-	p->n_conns = 0;
+	for (struct list *l = g->leaving.next; l != &g->leaving; l = l->next) {
+		struct rmr *rmr = LIST_ENTRY(l, struct rmr, leaving);
+
+		if (rmr->peer == p)
+			rmr->marks[k] = 0;
+	}
+}
+
+void path_close(struct pg_group *g, struct peer *p, struct path *path)
+{
+	struct domain *d = path->conn->domain;
+	unsigned k = path_slot(p, path);
+
+	p->usable &= ~(1u << k);
+	forget_marks(g, p, k);
+	flights_drop(g, &path->flights);
+	sums_clear(&path->sent);
+	sums_clear(&path->received);
+	add_stats(&d->stats, &path->conn->stats);
+	d->transport->conn_close(path->conn);
+	path->conn = NULL;
+	path->state = PATH_FREE;
+	/* Of those that greet it is always the first. */
+	if (peer_state(p) == PEER_UP)
+		p->serials[path->edge.local][path->edge.remote]++;
+}
+
+void paths_close(struct pg_group *g, struct peer *p)
+{
+	for (unsigned k = 0; k < p->n_paths; k++)
+		if (p->paths[k].conn)
+			path_close(g, p, &p->paths[k]);
+	p->n_paths = 0;
 }
 
 /* ---- Public ---- */
@@ -202,16 +268,26 @@ int pg_stats(struct pg_group *g, unsigned domain, struct pg_nic_stats *stats)
 	for (uint32_t i = 0; i < g->peers.used; i++) {
 		struct peer *p = (struct peer *)handles_slot(&g->peers, i);
 
-		for (unsigned k = 0; k < p->n_conns; k++)
-			if (p->conns[k]->domain->index == domain)
-				add_stats(stats, &p->conns[k]->stats);
+		for (unsigned k = 0; k < p->n_paths; k++)
+			if (p->paths[k].conn && path_local(p, k) == domain)
+				add_stats(stats, &p->paths[k].conn->stats);
 	}
 	group_leave(g);
 	return 0;
 }
 
+/* The i-th that is there. */
+static const struct path *path_at(const struct peer *p, unsigned i)
+{
+	for (unsigned k = 0; k < p->n_paths; k++)
+		if (p->paths[k].conn && i-- == 0)
+			return &p->paths[k];
+	return NULL;
+}
+
 int pg_conn_info(struct pg_group *g, pg_peer_t peer, unsigned i, struct pg_conn_info *info)
 {
+	const struct path *path = NULL;
 	struct peer *p;
 	int rc = 0;
 
@@ -219,14 +295,16 @@ int pg_conn_info(struct pg_group *g, pg_peer_t peer, unsigned i, struct pg_conn_
 		return -ESTALE;
 	group_enter(g);
 	p = handles_get(&g->peers, peer, &rc);
-	if (p && i >= p->n_conns)
+	if (p)
+		path = path_at(p, i);
+	if (p && !path)
 		rc = -ERANGE;
-	if (!rc)
+	if (path)
 		*info = (struct pg_conn_info){
-			.nic = p->edges[i].local,
-			.peer_nic = p->edges[i].remote,
-			.weight = p->edges[i].weight,
-			.stats = p->conns[i]->stats,
+			.nic = path->edge.local,
+			.peer_nic = path->edge.remote,
+			.weight = path->edge.weight,
+			.stats = path->conn->stats,
 		};
 	group_leave(g);
 	return rc;

@@ -55,7 +55,7 @@ static struct peer *reuse_place(struct pg_group *g)
 		if (!p || !reusable(g, p, i >= g->peers.used))
 			continue;
 		list_remove(&p->ending);
-		paths_close(p);
+		paths_close(g, p);
 		process_forget(g, p);
 		handles_retire(&p->h);
 		handles_release(&g->peers, &p->h);
@@ -64,16 +64,22 @@ static struct peer *reuse_place(struct pg_group *g)
 	return NULL;
 }
 
-static void init(struct peer *p, const struct net_addr *addr, pair_reach reach)
+static void init(const struct pg_group *g, struct peer *p, const struct net_addr *addr,
+		 pair_reach reach)
 {
 	memset((char *)p + sizeof(p->h), 0, sizeof(*p) - sizeof(p->h));
 	p->addr = *addr;
-	p->reach = reach;
+	p->possible = p->reach = reach;
+	p->nics = UINT8_MAX;
+	p->reach = paths_alive(g, p);
 	list_init(&p->ready);
 	list_init(&p->waiting);
 	list_init(&p->active);
 	list_init(&p->dirty_link);
 	list_init(&p->ending);
+	list_init(&p->orphans);
+	list_init(&p->makeups);
+	list_init(&p->salvage);
 }
 
 int peer_of_addr(struct pg_group *g, const struct net_addr *addr, struct peer **peer,
@@ -95,7 +101,7 @@ int peer_of_addr(struct pg_group *g, const struct net_addr *addr, struct peer **
 	if (!p)
 		return error_set(err, -ENOSPC, "no room for more than %u peers (PGCTL_MAX_PEERS)",
 				 g->peers.capacity);
-	init(p, addr, reach);
+	init(g, p, addr, reach);
 	handles_publish(&p->h);
 	*peer = p;
 	return 0;
@@ -216,12 +222,13 @@ int pg_peer_info(struct pg_group *g, pg_peer_t peer, struct pg_peer_info *info)
 			.responsive = peer_state(p) == PEER_UP && !p->silent,
 			.local = p->local,
 			.status = p->status,
-			.n_connections = p->n_conns,
+			.n_connections = (uint32_t)__builtin_popcount(p->usable),
 		};
 		for (unsigned i = 0; i < 16; i++)
 			snprintf(info->incarnation + 2 * i, 3, "%02x", p->addr.incarnation[i]);
-		if (p->n_conns)
-			snprintf(info->path, sizeof(info->path), "%s", p->conns[0]->note);
+		if (p->usable)
+			snprintf(info->path, sizeof(info->path), "%s",
+				 p->paths[p->spread.order[0]].conn->note);
 		snprintf(info->reason, sizeof(info->reason), "%s", p->reason);
 	}
 	group_leave(g);

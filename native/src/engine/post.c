@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/failover.h"
+#include "engine/flight.h"
 #include "engine/memory.h"
 #include "engine/paths.h"
 #include "engine/peer.h"
@@ -21,12 +23,12 @@
 
 /* ---- Lanes ---- */
 
-static struct lane *add_lane(struct op *op, unsigned conn, uint32_t next, uint32_t end,
+static struct lane *add_lane(struct op *op, unsigned path, uint32_t next, uint32_t end,
 			     uint64_t page_len)
 {
 	struct lane *lane = &op->lanes[op->n_lanes++];
 
-	*lane = (struct lane){ .conn = conn,
+	*lane = (struct lane){ .path = path,
 			       .next = next,
 			       .end = end,
 			       .page_len = page_len,
@@ -34,34 +36,39 @@ static struct lane *add_lane(struct op *op, unsigned conn, uint32_t next, uint32
 	return lane;
 }
 
-static unsigned next_conn(struct op *op)
+static unsigned first_path(const struct peer *p)
+{
+	return (unsigned)__builtin_ctz(p->usable);
+}
+
+static unsigned next_path(struct op *op)
 {
 	struct peer *p = op->peer;
 
 	if (op->spread == PG_SPREAD_ONE)
-		return 0;
+		return first_path(p);
 	if (op->spread == PG_SPREAD_PEER)
-		return op->dst % p->n_conns;
+		return p->spread.order[op->dst % (unsigned)__builtin_popcount(p->usable)];
 	return path_next(p);
 }
 
-static void divide_write(struct op *op)
+static void divide_write(const struct pg_group *g, struct op *op)
 {
 	struct peer *p = op->peer;
 	uint64_t len = op->desc.u.write.len;
 	struct shard shards[MAX_LANES];
 	uint32_t weights[MAX_LANES];
-	unsigned conns[MAX_LANES], k;
+	unsigned paths[MAX_LANES], k;
 
-	if (p->n_conns == 1 || len < p->conns[0]->domain->caps.split_min ||
+	if (paths_single(p) || len < g->domains[0]->caps.split_min ||
 	    op->spread != PG_SPREAD_BYTES) {
-		add_lane(op, next_conn(op), 0, 1, len);
+		add_lane(op, next_path(op), 0, 1, len);
 		return;
 	}
-	k = paths_split(p, conns, weights);
+	k = paths_split(p, paths, weights);
 	k = shard_split(len, k, weights, SHARD_ALIGN, shards);
 	for (unsigned i = 0; i < k; i++) {
-		struct lane *lane = add_lane(op, conns[shards[i].lane], 0, 1, shards[i].len);
+		struct lane *lane = add_lane(op, paths[shards[i].lane], 0, 1, shards[i].len);
 
 		lane->offset = shards[i].offset;
 		if (op->desc.imm != PG_NO_IMM)
@@ -73,8 +80,8 @@ static void divide_write(struct op *op)
 static void divide_pages(struct op *op)
 {
 	uint32_t n = op->desc.u.paged.n_pages, weights[MAX_LANES], begin = 0;
-	unsigned conns[MAX_LANES], k = paths_split(op->peer, conns, weights);
-	unsigned first = op->peer->next_conn++;
+	unsigned paths[MAX_LANES], k = paths_split(op->peer, paths, weights);
+	unsigned first = op->peer->next_path++;
 	uint64_t total = 0, below = 0;
 
 	for (unsigned l = 0; l < k; l++)
@@ -86,26 +93,26 @@ static void divide_pages(struct op *op)
 		below += weights[l];
 		end = (uint32_t)((unsigned __int128)n * below / total);
 		if (end > begin)
-			add_lane(op, conns[l], begin, end, op->desc.u.paged.page_len);
+			add_lane(op, paths[l], begin, end, op->desc.u.paged.page_len);
 		begin = end;
 	}
 }
 
 /* Once the peer is up. */
-static void divide(struct op *op)
+static void divide(const struct pg_group *g, struct op *op)
 {
 	switch (op->desc.opcode) {
 	case PG_OP_WRITE:
-		divide_write(op);
+		divide_write(g, op);
 		break;
 	case PG_OP_PAGED:
 		divide_pages(op);
 		break;
 	case PG_OP_SEND:
-		add_lane(op, 0, 0, 1, op->desc.u.send.len);
+		add_lane(op, first_path(op->peer), 0, 1, op->desc.u.send.len);
 		break;
 	case OP_IMM:
-		add_lane(op, next_conn(op), 0, 1, 0);
+		add_lane(op, next_path(op), 0, 1, 0);
 		break;
 	default:
 		break;
@@ -141,17 +148,24 @@ static void page_wr(struct pg_group *g, const struct op *op, const struct lane *
 	wr->mapped = op->rmr->mapped ? (char *)op->rmr->mapped + dst : NULL;
 }
 
-struct cursor {
-	uint32_t next;
-	uint64_t within;
-};
+/* Where the payload, of which `within` bytes go otherwise, is to be found and to be put over this
+ * connection. */
+static void aim(const struct op *op, unsigned k, uint64_t within, struct wr *wr)
+{
+	wr->src = (const char *)wr->src + within;
+	wr->raddr += within;
+	wr->mapped = wr->mapped ? (char *)wr->mapped + within : NULL;
+	wr->lkey = op->mr->lkeys[path_local(op->peer, k)];
+	wr->rkey = op->rmr->desc.keys[path_remote(op->peer, k)];
+}
 
-/* Cuts the next work requests of a lane; after[i] is where the lane stands behind the i-th. */
+/* Cuts the next work requests of a lane; at[i] is where the i-th begins, at[n] where the lane stands
+ * behind them. */
 static unsigned cut(struct pg_group *g, const struct op *op, unsigned l, struct wr *wrs,
-		    struct cursor *after)
+		    struct cursor at[TURN_WRS + 1])
 {
 	const struct lane *lane = &op->lanes[l];
-	const struct conn *conn = op->peer->conns[lane->conn];
+	const struct conn *conn = op->peer->paths[lane->path].conn;
 	const struct domain *d = conn->domain;
 	struct cursor c = { .next = lane->next, .within = lane->within };
 	uint64_t limit = op->rmr && !op->rmr->mapped ? conn->max_unmapped : d->caps.max_write;
@@ -163,63 +177,99 @@ static unsigned cut(struct pg_group *g, const struct op *op, unsigned l, struct 
 		uint64_t left = lane->page_len - c.within;
 		bool last = left <= limit;
 
-		/* Unordered: the immediate waits for the pieces before it. */
-		if (last && c.within && op->desc.imm != PG_NO_IMM && !d->caps.ordered &&
-		    (lane->inflight || n))
+		/* Unordered, or not all over this connection: the immediate waits for the pieces
+		 * before it. */
+		if (last && c.within && op->desc.imm != PG_NO_IMM &&
+		    (!d->caps.ordered || lane->moved) && (lane->inflight || n))
 			break;
-		*wr = (struct wr){ .id = (uint64_t)l << 32 | op->slot };
+		*wr = (struct wr){ .len = last ? left : limit };
 		page_wr(g, op, lane, c.next, wr);
-		wr->len = last ? left : limit;
-		if (wr->op == WR_WRITE && wr->len) {
-			wr->src = (const char *)wr->src + c.within;
-			wr->raddr += c.within;
-			wr->mapped = wr->mapped ? (char *)wr->mapped + c.within : NULL;
-			wr->lkey = op->mr->lkeys[d->index];
-			wr->rkey = op->rmr->desc.keys[path_remote(op->peer, lane->conn)];
-		}
+		if (wr->op == WR_WRITE && wr->len)
+			aim(op, lane->path, c.within, wr);
 		if (wr->op == WR_WRITE && last && op->desc.imm != PG_NO_IMM) {
 			wr->op = WR_WRITE_IMM;
 			wr->imm = lane->wire_imm;
 		}
 		bytes += wr->len;
+		at[n++] = c;
 		c = last ? (struct cursor){ .next = c.next + 1 }
 			 : (struct cursor){ .next = c.next, .within = c.within + wr->len };
-		after[n++] = c;
 	}
+	at[n] = c;
 	return n;
+}
+
+/* Its connection has broken meanwhile: what is left of it goes over another. */
+static void keep_usable(struct op *op, struct lane *lane)
+{
+	if (path_usable(op->peer, lane->path))
+		return;
+	lane->path = path_next(op->peer);
+	lane->moved = true;
+}
+
+static int post(struct pg_group *g, struct op *op, unsigned l, struct wr *wrs,
+		const struct cursor *at, unsigned n, struct pg_error *err)
+{
+	struct path *path = &op->peer->paths[op->lanes[l].path];
+	struct conn *conn = path->conn;
+	int posted;
+
+	if (conn->domain->caps.sync_post)
+		return conn->domain->transport->post(conn, wrs, n, err);
+	n = takeover_room(g, op->peer, path, n) ? flights_take(g, op, l, wrs, at, n) : 0;
+	if (!n)
+		return -EAGAIN;
+	posted = conn->domain->transport->post(conn, wrs, n, err);
+	flights_posted(g, path, wrs, posted < 0 ? 0 : (unsigned)posted, n);
+	op->lanes[l].inflight += posted < 0 ? 0 : (uint32_t)posted;
+	return posted;
+}
+
+/* A post was refused: for want of credit, because the connection has broken, or for good. */
+static enum op_turn refused(struct pg_group *g, struct op *op, unsigned k, int status,
+			    const struct pg_error *err)
+{
+	struct conn *conn = op->peer->paths[k].conn;
+
+	if (status == -EAGAIN) {
+		conn->stats.eagain++;
+		return OP_BLOCKED;
+	}
+	if (status == -ECONNABORTED && conn->domain->caps.can_fence) {
+		path_broke(g, op->peer, k, status);
+		return op->status ? OP_POSTED : OP_MORE;
+	}
+	op_wr_failed(op, conn->domain, status, err->text[0] ? err->text : strerror(-status));
+	return OP_POSTED;
 }
 
 static enum op_turn run_lane(struct pg_group *g, struct op *op, unsigned l)
 {
 	struct lane *lane = &op->lanes[l];
-	struct conn *conn = op->peer->conns[lane->conn];
 	struct wr wrs[TURN_WRS];
-	struct cursor after[TURN_WRS];
+	struct cursor at[TURN_WRS + 1];
 	struct pg_error err;
-	unsigned n = cut(g, op, l, wrs, after);
+	struct conn *conn;
+	unsigned n;
 	int posted;
 
-	if (n == 0) /* an immediate that waits for its payload: op_wr_done comes back here */
+	keep_usable(op, lane);
+	n = cut(g, op, l, wrs, at);
+	if (n == 0) /* an immediate that waits for its payload: op_piece_ended comes back here */
 		return OP_POSTED;
 	err.text[0] = '\0'; /* not all of it: this is the hot path */
-	posted = conn->domain->transport->post(conn, wrs, n, &err);
-	if (posted == -EAGAIN) {
-		conn->stats.eagain++;
-		return OP_BLOCKED;
-	}
-	if (posted < 0) {
-		op_wr_failed(op, conn->domain, posted, err.text[0] ? err.text : strerror(-posted));
-		return OP_POSTED;
-	}
-	lane->next = after[posted - 1].next;
-	lane->within = after[posted - 1].within;
+	posted = post(g, op, l, wrs, at, n, &err);
+	if (posted < 0)
+		return refused(g, op, lane->path, posted, &err);
+	conn = op->peer->paths[lane->path].conn;
+	lane->next = at[posted].next;
+	lane->within = at[posted].within;
 	op->deadline = 0;
-	if (!conn->domain->caps.sync_post)
-		lane->inflight += (uint32_t)posted;
 	conn->stats.posted += (unsigned)posted;
 	for (int i = 0; i < posted; i++)
 		conn->stats.bytes_out += wrs[i].len;
-	peer_posted(g, op->peer, lane->conn);
+	peer_posted(g, op->peer, lane->path);
 	return lane->next == lane->end ? OP_POSTED : OP_MORE;
 }
 
@@ -252,12 +302,17 @@ enum op_turn op_run(struct pg_group *g, struct op *op)
 	list_remove(&op->link);
 	if (!can_post(g, op))
 		return op->status ? OP_POSTED : OP_BLOCKED;
+	if (!op->peer->usable) /* one is coming back */
+		return OP_BLOCKED;
 	if (op->n_lanes == 0)
-		divide(op);
+		divide(g, op);
 	/* Lanes that move bytes on threads of their own come last in a group and start first. */
 	for (unsigned l = op->n_lanes; l-- > 0;) {
-		enum op_turn t = run_lane(g, op, l);
+		enum op_turn t;
 
+		if (!op->peer->usable)
+			return OP_BLOCKED;
+		t = run_lane(g, op, l);
 		if (op->status)
 			return OP_POSTED;
 		if (t == OP_MORE || (t == OP_BLOCKED && turn == OP_POSTED))
@@ -269,19 +324,18 @@ enum op_turn op_run(struct pg_group *g, struct op *op)
 /* The common case, kept short: a write that is one work request and done when it is posted. */
 bool op_post_whole(struct pg_group *g, struct op *op)
 {
+	const struct pg_caps *caps = &g->domains[0]->caps;
 	const struct pg_write *w = &op->desc.u.write;
 	struct peer *p = op->peer;
 	struct wr wr = { .op = WR_WRITE };
 	struct conn *c;
 	unsigned k;
 
-	if (peer_state(p) != PEER_UP)
+	if (peer_state(p) != PEER_UP || !p->usable || !caps->sync_post)
 		return false;
 	if (op->desc.opcode == PG_OP_WRITE) {
-		const struct pg_caps *caps = &p->conns[0]->domain->caps;
-
 		if (rmr_state(op->rmr) != RMR_READY || !op->rmr->mapped ||
-		    w->len > caps->max_write || (p->n_conns > 1 && w->len >= caps->split_min))
+		    w->len > caps->max_write || (!paths_single(p) && w->len >= caps->split_min))
 			return false;
 		wr.len = w->len;
 		wr.src = (const char *)op->mr->memory.base + w->src_offset;
@@ -289,8 +343,8 @@ bool op_post_whole(struct pg_group *g, struct op *op)
 	} else if (op->desc.opcode != OP_IMM) {
 		return false;
 	}
-	k = next_conn(op);
-	c = p->conns[k];
+	k = next_path(op);
+	c = p->paths[k].conn;
 	if (op->desc.imm != PG_NO_IMM) {
 		wr.op = WR_WRITE_IMM;
 		wr.imm = op->desc.imm;
@@ -302,4 +356,37 @@ bool op_post_whole(struct pg_group *g, struct op *op)
 	peer_posted(g, p, k);
 	op_settle(g, op, OP_POSTED);
 	return true;
+}
+
+/* ---- Again ---- */
+
+int flight_repost(struct pg_group *g, struct flight *f, unsigned k, struct pg_error *err)
+{
+	const struct op *op = &g->ops[f->op];
+	struct path *path = &op->peer->paths[k];
+	struct conn *conn = path->conn;
+	struct wr wr = { .id = (uint64_t)(f - g->flights) };
+	int rc;
+
+	if (!takeover_room(g, op->peer, path, 1))
+		return -EAGAIN;
+	if (f->kind != FLIGHT_MAKEUP) {
+		page_wr(g, op, &op->lanes[f->lane], f->page, &wr);
+		wr.len = f->len;
+	}
+	if (wr.len && wr.op == WR_WRITE)
+		aim(op, k, f->within, &wr);
+	if (f->wr_op == WR_WRITE_IMM && f->kind != FLIGHT_REWRITE) {
+		wr.op = WR_WRITE_IMM;
+		wr.imm = f->imm;
+	}
+	rc = conn->domain->transport->post(conn, &wr, 1, err);
+	if (rc < 0)
+		return rc;
+	flight_posted(path, f, &wr);
+	conn->stats.posted++;
+	conn->stats.retries++;
+	conn->stats.bytes_out += wr.len;
+	peer_posted(g, op->peer, k);
+	return 0;
 }

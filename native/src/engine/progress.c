@@ -11,6 +11,7 @@
 
 #include "engine/completion.h"
 #include "engine/control.h"
+#include "engine/failover.h"
 #include "engine/message.h"
 #include "engine/news.h"
 #include "engine/op.h"
@@ -149,6 +150,20 @@ static void make_counters(struct pg_group *g, struct peer *p, const struct arriv
 		peer_down(g, p, -ENOBUFS, "no room for counters that nobody asked for");
 }
 
+/* Of those whose order says nothing, what has come of each value has to be known when their connection
+ * breaks. */
+static void note_imms(struct pg_group *g, const struct arrival *a, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		struct peer *p = a[i].kind == ARRIVAL_IMM ? a[i].conn->owner : NULL;
+		int rc = p && peer_alive(p) ? conn_received(a[i].conn, a[i].imm, a[i].count) : 0;
+
+		if (rc)
+			peer_down(g, p, -ENOBUFS,
+				  "no room for what it does not say has been counted");
+	}
+}
+
 static void take_rest(struct pg_group *g, struct domain *d, struct arrival *a)
 {
 	struct peer *p = a->conn ? a->conn->owner : NULL;
@@ -163,14 +178,19 @@ static void take_rest(struct pg_group *g, struct domain *d, struct arrival *a)
 		message_arrived(g, p, a->data, a->len);
 		break;
 	case ARRIVAL_DONE:
-		op_wr_done(g, a);
+		flight_done(g, a);
+		break;
+	case ARRIVAL_STOPPED:
+		conn_stopped(g, a->conn);
+		break;
+	case ARRIVAL_FENCED:
+		conn_fenced(g, a->conn);
 		break;
 	case ARRIVAL_DEAD:
-		peer_down(g, p, a->status, "connection over %s broke: %s", d->name,
-			  strerror(-a->status));
+		conn_died(g, a->conn, a->status);
 		break;
 	case ARRIVAL_NIC:
-		news_of_nic(g, d, a->status);
+		nic_changed(g, d, a->status);
 		break;
 	default:
 		break;
@@ -195,6 +215,8 @@ static int poll_domain(struct pg_group *g, struct domain *d)
 	}
 	if (imms) {
 		take_imms(g, arrivals, n);
+		if (!d->caps.ordered && d->caps.can_fence)
+			note_imms(g, arrivals, n);
 		for (unsigned i = 0; i < n && !rest; i++)
 			rest = arrivals[i].kind == ARRIVAL_IMM && arrivals[i].status;
 	}
@@ -249,18 +271,20 @@ bool group_read_clock(const struct pg_group *g)
  * words. */
 static bool has_chores(const struct pg_group *g)
 {
-	return !list_empty(&g->lingering) || !list_empty(&g->leaving) || !list_empty(&g->ending) ||
-	       g->n_watchers || g->recheck;
+	return !list_empty(&g->salvaging) || !list_empty(&g->lingering) ||
+	       !list_empty(&g->leaving) || !list_empty(&g->ending) || g->n_watchers || g->recheck;
 }
 
 static int chores(struct pg_group *g)
 {
+	int n = salvage_run(g);
+
 	ops_linger(g);
 	regions_leave(g);
 	peers_end(g);
 	if (g->recheck)
 		recheck_expectations(g);
-	return g->n_watchers ? watchers_poll(g) : 0;
+	return n + (g->n_watchers ? watchers_poll(g) : 0);
 }
 
 int group_round(struct pg_group *g)

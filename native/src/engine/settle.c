@@ -36,9 +36,8 @@ void op_settle_counts(struct pg_group *g, struct op *op)
 		return;
 	for (unsigned i = 0; i < op->n_lanes; i++) {
 		const struct lane *lane = &op->lanes[i];
-		const struct conn *c = op->peer->conns[lane->conn];
 
-		known &= !lane->failed || c->domain->caps.exact_failure;
+		known &= !lane->failed || g->domains[0]->caps.exact_failure;
 		counted += !lane->cut && !lane->failed;
 	}
 	if (!known)

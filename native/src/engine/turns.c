@@ -6,8 +6,10 @@
 #include <stdio.h>
 
 #include "engine/dump.h"
+#include "engine/failover.h"
 #include "engine/memory.h"
 #include "engine/op.h"
+#include "engine/paths.h"
 #include "engine/peer.h"
 #include "util/log.h"
 
@@ -38,8 +40,8 @@ void peers_flush(struct pg_group *g)
 
 		list_remove(&p->dirty_link);
 		for (unsigned k = 0; p->dirty; k++, p->dirty >>= 1)
-			if ((p->dirty & 1) && k < p->n_conns)
-				p->conns[k]->domain->transport->flush(p->conns[k]);
+			if ((p->dirty & 1) && path_usable(p, k))
+				p->paths[k].conn->domain->transport->flush(p->paths[k].conn);
 	}
 }
 
@@ -87,8 +89,15 @@ static void expire(struct pg_group *g, struct op *op)
 	log_warn("%s: %s %llu ms", peer_name(p).text, what, ms);
 	dump_log(g);
 	if (op_in_flight(op)) {
-		peer_down(g, p, -ETIMEDOUT, "%s %llu ms over %s: no completion", what, ms,
-			  p->conns[op->lanes[0].conn]->domain->name);
+		const char *nic = g->domains[path_local(p, op->lanes[0].path)]->name;
+
+		snprintf(text, sizeof(text), "%s over %s: %s %llu ms: no completion",
+			 peer_name(p).text, nic, what, ms);
+		op_fail(op, -ETIMEDOUT, text);
+		op->deadline = op->limit = UINT64_MAX; /* what it waits for has its own */
+		if (!failover_expire(g, op))
+			peer_down(g, p, -ETIMEDOUT, "%s %llu ms over %s: no completion", what, ms,
+				  nic);
 		return;
 	}
 	snprintf(text, sizeof(text), "%s over %s: %s %llu ms: %s", peer_name(p).text,
@@ -127,5 +136,6 @@ void peers_scan_deadlines(struct pg_group *g)
 			continue;
 		scan(g, p, &p->ready);
 		scan(g, p, &p->waiting);
+		failover_scan(g, p);
 	}
 }

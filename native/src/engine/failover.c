@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/failover.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/path_message.h"
+#include "engine/paths.h"
+#include "engine/peer.h"
+#include "util/log.h"
+
+#define SENT_VALUES 1024 /* above, those that have certainly arrived are told to the receiver */
+
+static struct flight *flight_at(struct list *l)
+{
+	return LIST_ENTRY(l, struct flight, link);
+}
+
+/* ---- 1. It breaks, and stops ---- */
+
+void path_broke(struct pg_group *g, struct peer *p, unsigned k, int status)
+{
+	struct path *path = &p->paths[k];
+	struct domain *d = path->conn->domain;
+
+	if (path->state == PATH_BROKEN || !peer_alive(p))
+		return;
+	if (!d->caps.can_fence || peer_state(p) != PEER_UP) {
+		peer_down(g, p, status, "connection over %s broke: %s", d->name, strerror(-status));
+		return;
+	}
+	log_warn("%s: connection over %s to its NIC %u broke: %s", peer_name(p).text, d->name,
+		 path_remote(p, k), strerror(-status));
+	path->state = PATH_BROKEN;
+	path->to =
+		(struct takeover){ .limit = g->now + g->config->op_timeout_ns, .status = status };
+	path->conn->stats.failovers++;
+	p->usable &= ~(1u << k);
+	paths_share(g, p);
+	d->transport->conn_stop(path->conn);
+	/* Ops that were blocked for want of its credit may go elsewhere. */
+	p->n_blocked = 0;
+}
+
+void conn_died(struct pg_group *g, struct conn *c, int status)
+{
+	struct peer *p = c->owner;
+	struct path *path = &p->paths[c->slot];
+
+	/* Before it was up on both sides the peer may still have to hear that it was. */
+	if (path->state == PATH_OPENING && c->domain->caps.can_fence && peer_alive(p))
+		path->status = status;
+	else
+		path_broke(g, p, c->slot, status);
+}
+
+/* ---- 2. Nothing lands any more ---- */
+
+static void fence_if_stopped(struct path *path)
+{
+	if (!path->to.stopped || !path->to.peer_stopped || path->to.fencing)
+		return;
+	path->to.fencing = true;
+	path->conn->domain->transport->conn_fence(path->conn);
+}
+
+void conn_stopped(struct pg_group *g, struct conn *c)
+{
+	struct peer *p = c->owner;
+	struct path *path = &p->paths[c->slot];
+	struct path_head head = path_head(path, PATH_STOPPED);
+
+	if (peer_state(p) != PEER_UP)
+		return;
+	head.status = path->to.status;
+	path->to.stopped = true;
+	path_say(g, p, &head, NULL);
+	fence_if_stopped(path);
+}
+
+int path_stop_said(struct pg_group *g, struct peer *p, struct path *path,
+		   const struct path_head *head)
+{
+	if (path->state == PATH_OPENING || path->to.peer_stopped)
+		return -EPROTO;
+	path_broke(g, p, path_slot(p, path), head->status < 0 ? head->status : -ECONNABORTED);
+	if (path->state != PATH_BROKEN) /* it could not be taken over */
+		return 0;
+	path->to.peer_stopped = true;
+	fence_if_stopped(path);
+	return 0;
+}
+
+void conn_fenced(struct pg_group *g, struct conn *c)
+{
+	struct peer *p = c->owner;
+	struct path *path = &p->paths[c->slot];
+	struct path_head head = path_head(path, PATH_ARRIVED);
+
+	if (peer_state(p) != PEER_UP)
+		return;
+	head.imms = (uint32_t)c->stats.imms_in;
+	head.msgs = (uint32_t)c->stats.msgs_in;
+	path->to.fenced = true;
+	path_say(g, p, &head, NULL);
+}
+
+/* ---- 3. What has arrived ---- */
+
+/* In the order of a sequence number that wraps. */
+static bool before(uint32_t a, uint32_t b)
+{
+	return (int32_t)(a - b) < 0;
+}
+
+static bool is_imm(const struct flight *f)
+{
+	return f->wr_op == WR_WRITE_IMM && f->kind != FLIGHT_REWRITE;
+}
+
+static bool ordered(const struct path *path)
+{
+	return path->conn->domain->caps.ordered;
+}
+
+static bool landed(const struct path *path, const struct flight *f)
+{
+	if (f->wr_op == WR_SEND)
+		return before(f->index, path->to.msgs);
+	return ordered(path) && before(f->index, path->to.imms);
+}
+
+static void over_if_told(struct pg_group *g, struct peer *p, struct path *path);
+
+/* Asks for each value that is in doubt, once. */
+static void ask(struct pg_group *g, struct peer *p, struct path *path)
+{
+	struct path_head head = path_head(path, PATH_ASK);
+	struct sum sums[PATH_SUMS];
+
+	for (struct list *l = path->flights.next; l != &path->flights; l = l->next) {
+		struct flight *f = flight_at(l);
+
+		if (!is_imm(f) || f->asked)
+			continue;
+		for (struct list *m = l; m != &path->flights; m = m->next)
+			if (is_imm(flight_at(m)) && flight_at(m)->imm == f->imm)
+				flight_at(m)->asked = true;
+		sums[head.n++] = (struct sum){ .imm = f->imm };
+		path->to.asked++;
+		if (head.n == PATH_SUMS) {
+			path_say(g, p, &head, sums);
+			head.n = 0;
+		}
+	}
+	if (head.n)
+		path_say(g, p, &head, sums);
+}
+
+int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
+		      const struct path_head *head)
+{
+	/* Only who has stopped can be told; and nothing can have arrived that was not sent. */
+	if (path->state != PATH_BROKEN || !path->to.stopped || path->to.told ||
+	    before(path->imms_out, head->imms) || before(path->msgs_out, head->msgs))
+		return -EPROTO;
+	path->to.imms = head->imms;
+	path->to.msgs = head->msgs;
+	path->to.told = true;
+	if (!ordered(path))
+		ask(g, p, path);
+	over_if_told(g, p, path);
+	return 0;
+}
+
+int path_asked(struct pg_group *g, struct peer *p, struct path *path, struct path_head *head,
+	       struct sum *sums)
+{
+	struct path_head told = path_head(path, PATH_TOLD);
+
+	if (!path->to.fenced || path->to.peer_told)
+		return -EPROTO;
+	told.n = head->n;
+	for (unsigned i = 0; i < head->n; i++)
+		sums[i].count = sums_get(&path->received, sums[i].imm);
+	path_say(g, p, &told, sums);
+	return 0;
+}
+
+/* Of the immediates of one value in doubt, so many have not arrived. */
+static int decide(struct peer *p, struct path *path, uint32_t imm, uint32_t missing)
+{
+	uint32_t doubtful = 0, owed = missing;
+
+	for (struct list *l = path->flights.next; l != &path->flights; l = l->next)
+		doubtful += flight_at(l)->asked && flight_at(l)->imm == imm;
+	if (!doubtful || missing > doubtful)
+		return -EPROTO;
+	for (struct list *l = path->flights.next; l != &path->flights; l = l->next) {
+		struct flight *f = flight_at(l);
+
+		if (!f->asked || f->imm != imm)
+			continue;
+		f->asked = false;
+		if (missing == 0)
+			f->kind = FLIGHT_LANDED;
+		else if (missing < doubtful)
+			salvage_rewrite(p, f, owed > 0);
+		owed -= owed > 0;
+	}
+	return 0;
+}
+
+int path_told(struct pg_group *g, struct peer *p, struct path *path, const struct path_head *head,
+	      const struct sum *sums)
+{
+	if (path->state != PATH_BROKEN || !path->to.told || head->n > path->to.asked)
+		return -EPROTO;
+	for (unsigned i = 0; i < head->n; i++) {
+		uint32_t sent = (uint32_t)sums_get(&path->sent, sums[i].imm);
+		int rc = decide(p, path, sums[i].imm, sent - (uint32_t)sums[i].count);
+
+		if (rc)
+			return rc;
+	}
+	path->to.asked -= head->n;
+	over_if_told(g, p, path);
+	return 0;
+}
+
+/* ---- 4. Others take over ---- */
+
+/* Payload that was cut into several pieces has to be there before its immediate goes, whichever
+ * connections they take. */
+static bool in_pieces(const struct pg_group *g, const struct flight *f)
+{
+	const struct op *op = &g->ops[f->op];
+
+	return f->len < op->lanes[f->lane].page_len && op->desc.opcode != PG_OP_SEND;
+}
+
+static void settle(const struct pg_group *g, struct peer *p, const struct path *path,
+		   struct flight *f)
+{
+	if (f->kind == FLIGHT_LANDED || f->kind == FLIGHT_REWRITE)
+		return;
+	if (landed(path, f)) {
+		f->kind = FLIGHT_LANDED;
+	} else if (g->ops[f->op].status && f->kind == FLIGHT_WHOLE) {
+		f->kind = FLIGHT_DROPPED;
+	} else if (f->kind == FLIGHT_WHOLE && in_pieces(g, f)) {
+		salvage_rewrite(p, f, f->wr_op == WR_WRITE_IMM);
+	}
+}
+
+static void close_if_over(struct pg_group *g, struct peer *p, struct path *path)
+{
+	if (!path->to.peer_told || !path->to.told || path->to.asked)
+		return;
+	while (!list_empty(&path->flights)) {
+		struct flight *f = flight_at(path->flights.next);
+
+		list_remove(&f->link);
+		settle(g, p, path, f);
+		salvage(g, p, f);
+	}
+	log_info("%s: others have taken over from %s", peer_name(p).text, path->conn->domain->name);
+	path_close(g, p, path);
+	paths_mend(g, p);
+}
+
+static void over_if_told(struct pg_group *g, struct peer *p, struct path *path)
+{
+	struct path_head head = path_head(path, PATH_OVER);
+
+	if (!path->to.told || path->to.asked)
+		return;
+	path_say(g, p, &head, NULL);
+	close_if_over(g, p, path);
+}
+
+int path_over_said(struct pg_group *g, struct peer *p, struct path *path)
+{
+	if (!path->to.fenced || path->to.peer_told)
+		return -EPROTO;
+	path->to.peer_told = true;
+	close_if_over(g, p, path);
+	return 0;
+}
+
+/* ---- Work requests that end ---- */
+
+void flight_done(struct pg_group *g, const struct arrival *a)
+{
+	struct flight *f = &g->flights[a->id];
+	struct peer *p = a->conn->owner;
+
+	/* What became of it is still to be found out. */
+	if (a->status == -ECONNABORTED && a->conn->domain->caps.can_fence &&
+	    peer_state(p) == PEER_UP) {
+		f->broken = true;
+		path_broke(g, p, a->conn->slot, -EIO);
+		return;
+	}
+	list_remove(&f->link);
+	salvage_ended(g, p, f, a->status, a->conn->domain);
+}
+
+/* ---- What an unordered connection has carried ---- */
+
+int conn_received(struct conn *c, uint32_t imm, uint32_t count)
+{
+	struct peer *p = c->owner;
+
+	return sums_add(&p->paths[c->slot].received, imm, (int32_t)count);
+}
+
+int path_counted(struct path *path, const struct path_head *head, const struct sum *sums)
+{
+	for (unsigned i = 0; i < head->n; i++) {
+		int rc = sums_add(&path->received, sums[i].imm, -sums[i].count);
+
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int in_flight(void *arg, uint32_t imm)
+{
+	struct list *flights = arg;
+
+	for (struct list *l = flights->next; l != flights; l = l->next)
+		if (is_imm(flight_at(l)) && flight_at(l)->imm == imm)
+			return 1;
+	return 0;
+}
+
+/* Values of which nothing is in flight have all arrived: both sides may forget them. */
+static void tell_counted(struct pg_group *g, struct peer *p, struct path *path)
+{
+	struct path_head head = path_head(path, PATH_COUNTED);
+	struct sum sums[PATH_SUMS];
+
+	while ((head.n = (uint16_t)sums_take(&path->sent, sums, PATH_SUMS, in_flight,
+					     &path->flights)))
+		path_say(g, p, &head, sums);
+}
+
+bool takeover_room(struct pg_group *g, struct peer *p, struct path *path, unsigned n)
+{
+	if (ordered(path))
+		return true;
+	if (path->sent.n + n > SENT_VALUES)
+		tell_counted(g, p, path);
+	return sums_reserve(&path->sent, n) == 0;
+}
+
+/* ---- Out of time ---- */
+
+static bool carries(const struct path *path, const struct op *op)
+{
+	for (const struct list *l = path->flights.next; l != &path->flights; l = l->next)
+		if (LIST_ENTRY(l, struct flight, link)->op == op->slot)
+			return true;
+	return false;
+}
+
+bool failover_expire(struct pg_group *g, struct op *op)
+{
+	struct peer *p = op->peer;
+
+	if (!salvage_forget(g, op))
+		return false;
+	for (unsigned k = 0; k < p->n_paths && peer_alive(p); k++) {
+		struct path *path = &p->paths[k];
+
+		if (!path->conn || !carries(path, op))
+			continue;
+		if (!path->conn->domain->caps.can_fence)
+			return false;
+		path_broke(g, p, k, -ETIMEDOUT);
+		if (path->to.limit > g->now + g->config->dead_ns)
+			path->to.limit = g->now + g->config->dead_ns;
+	}
+	return true;
+}
+
+void failover_scan(struct pg_group *g, struct peer *p)
+{
+	for (unsigned k = 0; k < p->n_paths && peer_state(p) == PEER_UP; k++) {
+		struct path *path = &p->paths[k];
+		const struct takeover *to = &path->to;
+
+		if (!path->conn || path->state != PATH_BROKEN || g->now < to->limit)
+			continue;
+		peer_down(g, p, to->status, "connection over %s broke, and %s: %s",
+			  path->conn->domain->name,
+			  !to->stopped        ? "our half does not stop"
+			  : !to->peer_stopped ? "the peer does not stop its half"
+			  : !to->fenced       ? "what came over it is not taken"
+					      : "the peer does not say what has arrived",
+			  strerror(-to->status));
+	}
+}

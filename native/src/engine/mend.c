@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * New connections in place of broken ones, also of NICs that come back. Each side opens what it finds
+ * missing, and what the other side opens: OPEN carries our half of it. Who has attached the peer's
+ * says READY, and who is ready and has heard so may post. Who cannot, says REFUSED.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/failover.h"
+#include "engine/news.h"
+#include "engine/path_message.h"
+#include "engine/paths.h"
+#include "engine/peer.h"
+#include "util/log.h"
+
+/* ---- Which are missing ---- */
+
+/* One that is not up is closed; the peer closes its half as well. */
+static void refuse(struct pg_group *g, struct peer *p, struct path *path, int status)
+{
+	struct path_head head = path_head(path, PATH_REFUSED);
+
+	head.status = status;
+	path_say(g, p, &head, NULL);
+	path_close(g, p, path);
+}
+
+static struct path *open_path(struct pg_group *g, struct peer *p, const struct pair_edge *edge)
+{
+	struct pg_error err = { 0 };
+	struct path *path = path_open(g, p, edge, &err);
+
+	if (path) {
+		path_say_open(g, p, path);
+		return path;
+	}
+	log_warn("%s: cannot connect over %s to its NIC %u: %s", peer_name(p).text,
+		 g->domains[edge->local]->name, edge->remote, err.text);
+	p->reach &= (pair_reach)~pair_cell(edge->local, edge->remote);
+	return NULL;
+}
+
+/* Opens what is missing of the pairing; false: one cannot be opened, and it has to be paired again. */
+static bool mend(struct pg_group *g, struct peer *p, pair_reach alive)
+{
+	struct pair_edge edges[PAIR_MAX];
+	unsigned n = paths_pair(g, p, alive, edges);
+
+	for (unsigned i = 0; i < n; i++) {
+		struct path *path = path_find(p, edges[i].local, edges[i].remote);
+
+		if (!path && !open_path(g, p, &edges[i]))
+			return false;
+		if (path)
+			path->edge.weight = edges[i].weight;
+	}
+	paths_share(g, p);
+	return true;
+}
+
+void paths_mend(struct pg_group *g, struct peer *p)
+{
+	pair_reach alive;
+
+	if (peer_state(p) != PEER_UP)
+		return;
+	do {
+		alive = paths_alive(g, p);
+		if (!alive)
+			peer_down(g, p, -ENETDOWN, "no NIC is left by which it is reached");
+	} while (alive && !mend(g, p, alive));
+}
+
+/* ---- What the peer says ---- */
+
+static void up_if_ready(struct pg_group *g, struct peer *p, struct path *path)
+{
+	if (path->state != PATH_OPENING || !path->attached || !path->peer_ready)
+		return;
+	path_up(g, p, path);
+	p->n_blocked = 0;
+	log_info("%s: connected again over %s to its NIC %u", peer_name(p).text,
+		 path->conn->domain->name, path->edge.remote);
+	if (path->status)
+		path_broke(g, p, path_slot(p, path), path->status);
+}
+
+static int attach(struct pg_group *g, struct peer *p, struct path *path, const struct offer *offer)
+{
+	struct path_head ready = path_head(path, PATH_READY);
+	struct pg_error err = { 0 };
+	int rc = path_attach(path, offer, &err);
+
+	if (rc == -EPROTO)
+		return rc;
+	if (rc) {
+		log_warn("%s: cannot connect over %s to its NIC %u: %s", peer_name(p).text,
+			 path->conn->domain->name, path->edge.remote, err.text);
+		p->reach &= (pair_reach)~pair_cell(path->edge.local, path->edge.remote);
+		refuse(g, p, path, rc);
+		paths_mend(g, p);
+		return 0;
+	}
+	path_say(g, p, &ready, NULL);
+	up_if_ready(g, p, path);
+	return 0;
+}
+
+/* The peer's view of a connection that is not there. */
+static void refuse_offer(struct pg_group *g, struct peer *p, const struct path_head *head)
+{
+	struct path_head refused = { .word = PATH_REFUSED,
+				     .local = head->remote,
+				     .remote = head->local,
+				     .serial = head->serial,
+				     .status = -ENETUNREACH };
+
+	path_say(g, p, &refused, NULL);
+	p->serials[head->remote][head->local]++;
+}
+
+int path_offered(struct pg_group *g, struct peer *p, const struct path_head *head,
+		 const struct offer *offer)
+{
+	const struct pair_edge edge = { head->remote, head->local, 1 };
+	struct path *path = path_find(p, edge.local, edge.remote);
+
+	if (head->serial != p->serials[edge.local][edge.remote])
+		return 0; /* of one that is closed by now */
+	if (path && (path->state != PATH_OPENING || path->attached))
+		return -EPROTO;
+	if (!path && paths_alive(g, p) & pair_cell(edge.local, edge.remote))
+		path = open_path(g, p, &edge);
+	if (!path) {
+		refuse_offer(g, p, head);
+		return 0;
+	}
+	return attach(g, p, path, offer);
+}
+
+void path_ready_said(struct pg_group *g, struct peer *p, struct path *path)
+{
+	path->peer_ready = true;
+	up_if_ready(g, p, path);
+}
+
+void path_refused(struct pg_group *g, struct peer *p, struct path *path)
+{
+	if (path->peer_ready) /* it cannot be refused any more */
+		return;
+	p->reach &= (pair_reach)~pair_cell(path->edge.local, path->edge.remote);
+	path_close(g, p, path);
+	paths_mend(g, p);
+}
+
+/* ---- NICs ---- */
+
+/* A NIC has gone, of ours or of the peer's. */
+static void leave_nic(struct pg_group *g, struct peer *p, unsigned nic, bool ours, int status)
+{
+	for (unsigned k = 0; k < p->n_paths; k++) {
+		struct path *path = &p->paths[k];
+
+		if (!path->conn || nic != (ours ? path->edge.local : path->edge.remote))
+			continue;
+		/* The peer may post there as soon as it has heard that we are ready. */
+		if (path->state == PATH_OPENING && path->attached)
+			path->status = status;
+		else if (path->state == PATH_OPENING)
+			refuse(g, p, path, status);
+		else
+			path_broke(g, p, k, status);
+	}
+}
+
+void nics_tell(struct pg_group *g, struct peer *p)
+{
+	struct path_head head = { .word = PATH_NICS, .nics = g->nics };
+
+	path_say(g, p, &head, NULL);
+}
+
+static void nic_changed_for(struct pg_group *g, struct peer *p, const struct domain *d, int status)
+{
+	if (!status)
+		p->reach |= p->possible & paths_cells(d->index, true);
+	if (peer_state(p) != PEER_UP)
+		return;
+	nics_tell(g, p);
+	if (status)
+		leave_nic(g, p, d->index, true, status);
+	paths_mend(g, p);
+}
+
+void nic_changed(struct pg_group *g, struct domain *d, int status)
+{
+	uint8_t bit = (uint8_t)(1u << d->index);
+
+	news_of_nic(g, d, status);
+	/* Others only tell of it, and then of each connection that breaks. */
+	if (!d->caps.can_fence || !(g->nics & bit) == !!status)
+		return;
+	g->nics ^= bit;
+	for (uint32_t i = 0; i < g->peers.used; i++) {
+		struct peer *p = peer_slot(g, i);
+
+		if (p)
+			nic_changed_for(g, p, d, status);
+	}
+}
+
+void nics_told(struct pg_group *g, struct peer *p, uint8_t nics)
+{
+	uint8_t before = p->nics;
+
+	p->nics = nics;
+	for (unsigned i = 0; i < p->addr.n_domains && peer_state(p) == PEER_UP; i++) {
+		if (before >> i & 1 && !(nics >> i & 1))
+			leave_nic(g, p, i, false, -ENETDOWN);
+		else if (nics >> i & 1 && !(before >> i & 1))
+			p->reach |= p->possible & paths_cells(i, false);
+	}
+	paths_mend(g, p);
+}
