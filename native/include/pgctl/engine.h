@@ -35,7 +35,7 @@
 extern "C" {
 #endif
 
-#define PG_WIRE_VERSION 2
+#define PG_WIRE_VERSION 3
 #define PG_MAX_DOMAINS 4
 #define PG_ADDR_MAX 512
 #define PG_DESC_MAX 192
