@@ -283,7 +283,7 @@ static void test_bytes(void)
 	CHECK_EQ(crc32((const uint8_t *)"123456789", 9), 0xcbf43926);
 	CHECK_EQ(mr_desc_encode(&d, bytes, &len), 0);
 	CHECK_EQ(len, 70);
-	CHECK(!memcmp(bytes, "PGMR\2\0\106\0", 8));
+	CHECK(!memcmp(bytes, "PGMR\3\0\106\0", 8));
 	CHECK(!memcmp(bytes + 24, "\1\2\3\4\0\0\0\0\5\0\0\0\0\0\0\0\0\20", 18));
 }
 
@@ -305,7 +305,7 @@ static void test_sentences(void)
 	memcpy(bad, bytes, len);
 	check_refused(bad, len + 3, "address has 3 bytes after its end");
 	bad[4] = 7;
-	check_refused(bad, len, "address has wire version 7, this engine speaks 2");
+	check_refused(bad, len, "address has wire version 7, this engine speaks 3");
 	bad[4] = PG_WIRE_VERSION;
 	bad[60] = 5;
 	sign(bad, len);
@@ -390,7 +390,7 @@ static void test_noise(void)
 		size_t len = 12 + check_random(&seed) % (sizeof(bytes) - 12);
 
 		fill(bytes, len);
-		memcpy(bytes, i & 1 ? "PGNA\2\0" : "PGMR\2\0", 6);
+		memcpy(bytes, i & 1 ? "PGNA\3\0" : "PGMR\3\0", 6);
 		sign(bytes, len);
 		decode(bytes, len, &err);
 	}
