@@ -42,19 +42,40 @@ static struct path *open_path(struct pg_group *g, struct peer *p, const struct p
 	return NULL;
 }
 
+/* One that the pairing has no use for any more makes room; what comes of it mends again. */
+static void retire_spare(struct pg_group *g, struct peer *p)
+{
+	for (unsigned k = 0; k < p->n_paths; k++) {
+		if (p->paths[k].state != PATH_UP || p->paths[k].edge.weight)
+			continue;
+		path_broke(g, p, k, -ENOSPC);
+		return;
+	}
+}
+
 /* Opens what is missing of the pairing; false: one cannot be opened, and it has to be paired again. */
 static bool mend(struct pg_group *g, struct peer *p, pair_reach alive)
 {
 	struct pair_edge edges[PAIR_MAX];
 	unsigned n = paths_pair(g, p, alive, edges);
 
+	for (unsigned k = 0; k < p->n_paths; k++)
+		p->paths[k].edge.weight = 0;
 	for (unsigned i = 0; i < n; i++) {
 		struct path *path = path_find(p, edges[i].local, edges[i].remote);
 
-		if (!path && !open_path(g, p, &edges[i]))
-			return false;
 		if (path)
 			path->edge.weight = edges[i].weight;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		if (path_find(p, edges[i].local, edges[i].remote))
+			continue;
+		if (!path_has_room(p)) {
+			retire_spare(g, p);
+			break;
+		}
+		if (!open_path(g, p, &edges[i]))
+			return false;
 	}
 	paths_share(g, p);
 	return true;
@@ -80,6 +101,7 @@ static void up_if_ready(struct pg_group *g, struct peer *p, struct path *path)
 	if (path->state != PATH_OPENING || !path->attached || !path->peer_ready)
 		return;
 	path_up(g, p, path);
+	paths_mend(g, p);
 	p->n_blocked = 0;
 	log_info("%s: connected again over %s to its NIC %u", peer_name(p).text,
 		 path->conn->domain->name, path->edge.remote);

@@ -128,6 +128,11 @@ static struct path *free_path(struct peer *p)
 	return NULL;
 }
 
+bool path_has_room(struct peer *p)
+{
+	return free_path(p) != NULL;
+}
+
 struct path *path_open(struct pg_group *g, struct peer *p, const struct pair_edge *edge,
 		       struct pg_error *err)
 {

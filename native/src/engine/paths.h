@@ -55,6 +55,9 @@ struct path *path_open(struct pg_group *g, struct peer *p, const struct pair_edg
 		       struct pg_error *err);
 int path_attach(struct path *path, const struct offer *offer, struct pg_error *err);
 
+/* Whether one more can be opened. */
+bool path_has_room(struct peer *p);
+
 /* From here they can be posted to. */
 void paths_up(struct pg_group *g, struct peer *p);
 void path_up(struct pg_group *g, struct peer *p, struct path *path);

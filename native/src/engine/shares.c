@@ -31,13 +31,26 @@ static void scale_down(struct peer *p)
 	for (unsigned k = 0; k < p->n_paths; k++)
 		total += p->paths[k].edge.weight;
 	for (unsigned k = 0; k < p->n_paths && total > UINT32_MAX; k++)
-		p->paths[k].edge.weight =
-			1 + p->paths[k].edge.weight / (uint32_t)(2 * PG_MAX_CONNS);
+		if (p->paths[k].edge.weight)
+			p->paths[k].edge.weight =
+				1 + p->paths[k].edge.weight / (uint32_t)(2 * PG_MAX_CONNS);
 }
 
 static unsigned nic_of(const struct pair_edge *e, bool by_remote)
 {
 	return by_remote ? e->remote : e->local;
+}
+
+/* New ones may be on their way, and only others be there as yet. */
+static void use_spares(struct peer *p)
+{
+	uint64_t total = 0;
+
+	for (unsigned k = 0; k < p->n_paths; k++)
+		total += p->usable >> k & 1 ? p->paths[k].edge.weight : 0;
+	for (unsigned k = 0; k < p->n_paths && !total; k++)
+		if (p->usable >> k & 1)
+			p->paths[k].edge.weight = 1;
 }
 
 /* Usable ones, by NIC of the larger side, then by the other. */
@@ -65,6 +78,7 @@ void paths_share(struct pg_group *g, struct peer *p)
 	unsigned n;
 
 	memset(s, 0, sizeof(*s));
+	use_spares(p);
 	scale_down(p);
 	n = put_in_order(p, by_remote);
 	for (unsigned i = 0; i < n; i++) {
