@@ -157,6 +157,10 @@ struct pg_group_config {
 	int32_t progress;   /* enum pg_progress */
 	int32_t worker_cpu; /* -1: not pinned */
 	bool rail_only;     /* NICs of different rails do not reach each other */
+	/* What goes wrong with its NICs on purpose: see pg_impair_check. "": PGCTL_IMPAIR, or nothing
+	 * if that is not set; a rank in there is refused, as an engine has none. */
+	char impair[PG_IMPAIR_MAX];
+	uint64_t impair_seed; /* of what is left to chance; 0: PGCTL_IMPAIR_SEED (0) */
 };
 
 /* Every number here can be overridden by the environment variable named behind it, read by
