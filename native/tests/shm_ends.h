@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * For the tests of shm, which drive the transport's table directly: both ends of a connection, in
- * one process or in two. */
+ * For the tests of shm, and of what decorates it, which drive the transport's table directly: both
+ * ends of a connection, in one process or in two. */
 #ifndef PGCTL_TESTS_SHM_ENDS_H
 #define PGCTL_TESTS_SHM_ENDS_H
 
@@ -73,16 +73,16 @@ static inline void end_open_on(struct end *e, struct domain *domain)
 {
 	*e = (struct end){ .domain = domain };
 	e->memory = make_memory(REGION, F_SEAL_SHRINK | F_SEAL_GROW);
-	CHECK_EQ(shm->mr_reg(domain, &e->memory, &e->lkey, &e->key, NULL), 0);
-	CHECK_EQ(shm->conn_open(domain, &e->conn, &e->offer, NULL), 0);
+	CHECK_EQ(domain->transport->mr_reg(domain, &e->memory, &e->lkey, &e->key, NULL), 0);
+	CHECK_EQ(domain->transport->conn_open(domain, &e->conn, &e->offer, NULL), 0);
 }
 
 static inline void end_close(struct end *e)
 {
-	shm->conn_close(e->conn);
+	e->domain->transport->conn_close(e->conn);
 	if (e->mapped)
-		shm->mr_unimport(e->domain, e->mapped, REGION);
-	shm->mr_dereg(e->domain, e->lkey);
+		e->domain->transport->mr_unimport(e->domain, e->mapped, REGION);
+	e->domain->transport->mr_dereg(e->domain, e->lkey);
 	free_memory(&e->memory);
 }
 
@@ -92,7 +92,7 @@ static inline void attach(struct end *e, const struct offer *offer, pid_t pid)
 	struct pg_error err = { 0 };
 
 	received.pid = pid;
-	if (shm->conn_attach(e->conn, &received, &err))
+	if (e->domain->transport->conn_attach(e->conn, &received, &err))
 		check_failed(__FILE__, __LINE__, err.text);
 }
 
@@ -118,7 +118,7 @@ static inline void learn_region(struct end *e, const struct offer *export, uint6
 {
 	void *mapped;
 
-	CHECK_EQ(shm->mr_import(e->domain, export, REGION, &mapped, NULL), 0);
+	CHECK_EQ(e->domain->transport->mr_import(e->domain, export, REGION, &mapped, NULL), 0);
 	e->mapped = mapped;
 	e->peer_base = base;
 	e->peer_key = key;
@@ -137,9 +137,9 @@ static inline void join(struct end *a, struct domain *left, struct end *b, struc
 	attach(b, &to_b, getpid());
 	drop(&to_a);
 	drop(&to_b);
-	CHECK_EQ(shm->mr_export(right, &b->memory, &export), 0);
+	CHECK_EQ(right->transport->mr_export(right, &b->memory, &export), 0);
 	learn_region(a, &export, (uintptr_t)b->memory.base, b->key);
-	CHECK_EQ(shm->mr_export(left, &a->memory, &export), 0);
+	CHECK_EQ(left->transport->mr_export(left, &a->memory, &export), 0);
 	learn_region(b, &export, (uintptr_t)a->memory.base, a->key);
 }
 
@@ -152,9 +152,9 @@ static inline void close_pair(struct end *a, struct end *b)
 {
 	end_close(a);
 	end_close(b);
-	shm->close(a->domain);
+	a->domain->transport->close(a->domain);
 	if (b->domain != a->domain)
-		shm->close(b->domain);
+		b->domain->transport->close(b->domain);
 }
 
 /* ---- Work requests -------------------------------------------------------------------------- */
@@ -194,9 +194,9 @@ static inline struct wr send_wr(const void *data, uint32_t len)
 
 static inline int post_one(struct end *e, const struct wr *wr)
 {
-	int rc = shm->post(e->conn, wr, 1, NULL);
+	int rc = e->domain->transport->post(e->conn, wr, 1, NULL);
 
-	shm->flush(e->conn);
+	e->domain->transport->flush(e->conn);
 	return rc;
 }
 
@@ -212,7 +212,7 @@ static inline void must_post(struct end *e, const struct wr *wr)
 static inline unsigned poll_now(struct end *e, struct arrival *arrivals, unsigned max,
 				unsigned max_msgs)
 {
-	return shm->poll(e->domain, arrivals, max, max_msgs);
+	return e->domain->transport->poll(e->domain, arrivals, max, max_msgs);
 }
 
 static inline struct arrival wait_one(struct end *e)
@@ -241,9 +241,9 @@ static inline struct arrival sleep_for_one(struct end *e)
 	struct arrival arrival = { 0 };
 
 	while (!poll_now(e, &arrival, 1, 1)) {
-		if (shm->arm(e->domain, true)) {
+		if (e->domain->transport->arm(e->domain, true)) {
 			CHECK(readable(e->domain->fd, 20000));
-			shm->arm(e->domain, false);
+			e->domain->transport->arm(e->domain, false);
 		}
 	}
 	return arrival;
@@ -300,7 +300,7 @@ static inline void meet(struct end *e, struct domain *domain, int sock, pid_t pe
 
 	end_open_on(e, domain);
 	ours.conn = e->offer;
-	CHECK_EQ(shm->mr_export(domain, &e->memory, &ours.memory), 0);
+	CHECK_EQ(domain->transport->mr_export(domain, &e->memory, &ours.memory), 0);
 	ours.base = (uintptr_t)e->memory.base;
 	ours.key = e->key;
 	send_introduction(sock, &ours);

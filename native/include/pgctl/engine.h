@@ -45,6 +45,7 @@ extern "C" {
 #define PG_NO_IMM 0xffffffff
 #define PG_MAX_CONNS 8 /* to one peer */
 #define PG_MAX_WATCHERS 256
+#define PG_IMPAIR_MAX 256
 #define PG_DEFAULT_TIMEOUT 0xffffffffffffffff
 #define PG_SPIN_AUTO 0xffffffffffffffff /* 50 us; 0 for a worker where cores are scarce */
 
@@ -115,6 +116,25 @@ const char *pg_transport_name(unsigned i);
 /* -ENOENT for an unknown name; -ENODEV with the reason when this machine cannot run it. */
 int pg_transport_caps(const char *name, struct pg_caps *caps, struct pg_error *err);
 
+/* Whether a text says what is to go wrong on purpose with the NICs of a group, and for which rank
+ * that is meant: -1 if for all. "" is nothing. -EINVAL names the piece that does not, and what was
+ * expected there. The pieces, separated by commas:
+ *
+ *   none            nothing goes wrong, in the same way; it stands alone
+ *   reorder=N       work requests of a connection overtake each other within a window of N, 2 to 128
+ *   delay=TIME      each is held back by this much, and
+ *   jitter=TIME     by up to this much more
+ *   cap=RATE        every NIC sends at most so much; cap=nicI:RATE: one of them
+ *   depth=N         -EAGAIN beyond N in flight on a connection, 1 to 128
+ *   fail=P          each work request breaks its connection with this probability
+ *   kill=nicI@TIME  the NIC goes down, revive=nicI@TIME: comes back; in turns, 16 of both at most
+ *   kill=rank@TIME  the process is killed
+ *   rank=N          this is for rank N alone; who starts the ranks has to see to that
+ *
+ * TIME is a number and ns, us, ms or s, RATE a number and K, M or G bits per second, both with decimals
+ * if need be. Kills and revivals count from the first work request or arrival of the process. */
+int pg_impair_check(const char *impair, int32_t *rank, struct pg_error *err);
+
 /* ---- Engine and groups --------------------------------------------------------------------- */
 
 enum pg_progress {
@@ -137,6 +157,10 @@ struct pg_group_config {
 	int32_t progress;   /* enum pg_progress */
 	int32_t worker_cpu; /* -1: not pinned */
 	bool rail_only;     /* NICs of different rails do not reach each other */
+	/* What goes wrong with its NICs on purpose: see pg_impair_check. "": PGCTL_IMPAIR, or nothing
+	 * if that is not set; a rank in there is refused, as an engine has none. */
+	char impair[PG_IMPAIR_MAX];
+	uint64_t impair_seed; /* of what is left to chance; 0: PGCTL_IMPAIR_SEED (0) */
 };
 
 /* Every number here can be overridden by the environment variable named behind it, read by

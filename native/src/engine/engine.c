@@ -90,6 +90,24 @@ int pg_config_init(struct pg_config *config, struct pg_error *err)
 	return 0;
 }
 
+int config_impairment(const struct pg_group_config *c, struct impairment *impair,
+		      struct pg_error *err)
+{
+	const char *env = getenv("PGCTL_IMPAIR");
+	int rc = 0;
+
+	if (!memchr(c->impair, 0, sizeof(c->impair)))
+		return error_set(err, -EINVAL, "impair is not a string");
+	*impair = (struct impairment){ .spec = c->impair, .seed = c->impair_seed };
+	if (!impair->spec[0] && env)
+		impair->spec = env;
+	if (!impair->seed)
+		rc = from_env("PGCTL_IMPAIR_SEED", &impair->seed, UINT64_MAX, err);
+	if (!rc && impair->spec[0])
+		rc = impaired_check(impair->spec, c->n_domains, err);
+	return rc;
+}
+
 static int check_config(const struct pg_config *c, struct pg_error *err)
 {
 	if (c->n_groups < 1 || c->n_groups > MAX_GROUPS || !c->groups)

@@ -15,4 +15,13 @@ struct pg_engine {
 	struct pg_group *groups[];
 };
 
+/* What goes wrong with the NICs of a group: as it is configured, else as the environment says; "" is
+ * nothing. The text is theirs. */
+struct impairment {
+	const char *spec;
+	uint64_t seed;
+};
+int config_impairment(const struct pg_group_config *config, struct impairment *impair,
+		      struct pg_error *err);
+
 #endif

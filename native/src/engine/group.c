@@ -81,7 +81,7 @@ static int choose(const char *name, const struct transport **transport, struct p
 }
 
 static int open_domain(struct pg_group *g, const struct pg_domain_config *config,
-		       struct pg_error *err)
+		       const struct impairment *impair, struct pg_error *err)
 {
 	unsigned i = g->n_domains;
 	struct net_domain *net = &g->addr.domains[i];
@@ -105,11 +105,12 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 	rc = choose(config->transport, &t, err);
 	if (rc)
 		return rc;
-	rc = t->open(&options, &d, err);
+	rc = impair->spec[0] ? impaired_open(t, impair->spec, impair->seed, &options, &d, err)
+			     : t->open(&options, &d, err);
 	if (rc)
 		return rc;
 	d->index = i;
-	rc = t->address(d, net->addr, &len);
+	rc = d->transport->address(d, net->addr, &len);
 	if (rc) {
 		error_set(err, rc, "%s has no address: %s", d->name, strerror(-rc));
 		goto err_close;
@@ -130,7 +131,7 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 	g->addr.n_domains = ++g->n_domains;
 	return 0;
 err_close:
-	t->close(d);
+	d->transport->close(d);
 	return rc;
 }
 
@@ -240,9 +241,12 @@ static int check_group(const struct pg_group_config *c, struct pg_error *err)
 int group_create(struct pg_engine *e, unsigned index, const struct pg_group_config *config,
 		 struct pg_group **group, struct pg_error *err)
 {
+	struct impairment impair;
 	struct pg_group *g;
 	int rc = check_group(config, err);
 
+	if (!rc)
+		rc = config_impairment(config, &impair, err);
 	if (rc)
 		return rc;
 	g = calloc(1, sizeof(*g));
@@ -272,7 +276,7 @@ int group_create(struct pg_engine *e, unsigned index, const struct pg_group_conf
 		goto err_free;
 	}
 	while (g->n_domains < config->n_domains) {
-		rc = open_domain(g, &config->domains[g->n_domains], err);
+		rc = open_domain(g, &config->domains[g->n_domains], &impair, err);
 		if (rc)
 			goto err_free;
 	}

@@ -167,8 +167,8 @@ struct transport {
 	/* Makes what was posted visible (doorbell). May be called with nothing posted. */
 	void (*flush)(struct conn *conn);
 	/* Whether all that has been posted, and has ended, is in the peer's memory. *mark is 0 at first
-	 * and kept by the caller, so that what is posted later does not count. Absent: what has ended
-	 * is there. */
+	 * and kept by the caller, so that what is posted later does not count; its highest bit is left
+	 * to a decorator. Absent: what has ended is there. */
 	bool (*visible)(struct conn *conn, uint64_t *mark);
 	/* For people: what it waits for. Absent: nothing to say. */
 	void (*describe)(const struct conn *conn, char *buf, size_t size);
@@ -188,5 +188,13 @@ const struct transport *transport_at(unsigned i);
 const struct transport *transport_find(const char *name);
 
 extern const struct transport transport_shm;
+
+/* impaired/: opens a domain of transport that misbehaves as spec says, which is not empty; grammar in
+ * pg_impair_check. Its table and its capabilities are its own. */
+int impaired_open(const struct transport *transport, const char *spec, uint64_t seed,
+		  const struct domain_options *options, struct domain **domain,
+		  struct pg_error *err);
+/* Whether spec can be followed by a group of n_domains. */
+int impaired_check(const char *spec, unsigned n_domains, struct pg_error *err);
 
 #endif
