@@ -108,10 +108,11 @@ static void end_in_order(struct impaired_conn *c, unsigned n, uint64_t now)
 	}
 }
 
-/* Each for itself, but that messages do not overtake each other. */
+/* Each for itself, but that of messages a prefix lands, in order. */
 static void end_unordered(struct impaired_conn *c, uint64_t now)
 {
 	uint64_t message = 0;
+	bool lost = false;
 
 	for (uint64_t seq = c->head; seq < c->tail; seq++) {
 		struct work *w = work_at(c, seq);
@@ -126,6 +127,9 @@ static void end_unordered(struct impaired_conn *c, uint64_t now)
 			fate = fate ? 3 : 0;
 			due = due < message ? message : due;
 		}
+		if (send && lost)
+			fate = 0;
+		lost |= send && fate < 2;
 		if (fate == 0)
 			lose(c, w);
 		else if (fate == 1)

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Connections and NICs that die on purpose under rounds of writes of all kinds. When a round is
+ * counted its bytes are there; then the receiver uses the memory otherwise, and nothing may land in it
+ * any more. Counts are exact, and every operation ends well, as long as a NIC is left.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "engine_pair.h"
+#include "util/clock.h"
+
+#define MEM (20ull << 20)
+#define HALF (MEM / 2)
+#define PLACES 8
+#define PLACE (HALF / PLACES) /* more than one work request */
+#define PAGE 4096ull
+#define PAGES 16
+#define MESSAGES 4
+#define SPENT 0xe5
+#define SOUND "depth=128" /* asynchronous, and nothing more */
+
+struct trial {
+	const char *name;
+	const char *impair[2]; /* of either side */
+	unsigned nics[2];
+	uint64_t ms;
+};
+
+struct round {
+	uint32_t imm;
+	uint64_t base;
+	unsigned n;   /* places in use */
+	unsigned due; /* counts */
+	uint64_t len[PLACES];
+	int32_t sent[PLACES + MESSAGES], fired;
+	uint32_t src[PLACES][PAGES], dst[PLACES][PAGES];
+};
+
+static uint64_t seed;
+static uint8_t spent[PAGE];
+
+static uint64_t below(uint64_t n)
+{
+	return check_random(&seed) % n;
+}
+
+static void open_side(struct side *s, const struct trial *t, unsigned which,
+		      const struct pg_config *limits)
+{
+	struct pg_group_config group = { .n_domains = t->nics[which],
+					 .progress = PG_PROGRESS_INLINE,
+					 .worker_cpu = -1,
+					 .impair_seed = seed + which };
+	struct pg_config config = *limits;
+	struct pg_error err = { 0 };
+	void *ptr;
+
+	snprintf(group.impair, sizeof(group.impair), "%s", t->impair[which]);
+	for (unsigned i = 0; i < PG_MAX_DOMAINS; i++)
+		group.domains[i].cpu = -1;
+	config.groups = &group;
+	if (pg_engine_create(&config, &s->engine, &err))
+		check_failed(__FILE__, __LINE__, err.text);
+	s->g = pg_engine_group(s->engine, 0);
+	CHECK(pg_alloc_mr(s->g, MEM, -1, PG_ALLOC_PREFAULT, &ptr, &s->mr, NULL) == 0);
+	s->mem = ptr;
+}
+
+static uint64_t some_length(void)
+{
+	switch (below(16)) {
+	case 0:
+		return PLACE; /* split over NICs */
+	case 1:
+		return (256 << 10) + below(64 << 10);
+	default:
+		return 1 + below(8192);
+	}
+}
+
+static uint8_t byte_at(const struct round *r, uint64_t offset)
+{
+	return (uint8_t)((offset >> 6) * 31 + offset * 7 + r->imm * 13);
+}
+
+static void fill_source(struct side *a, const struct round *r)
+{
+	for (unsigned i = 0; i < r->n; i++)
+		for (uint64_t at = r->base + i * PLACE, end = at + r->len[i]; at < end; at++)
+			a->mem[at] = byte_at(r, at);
+}
+
+static void submit(struct side *a, struct round *r, unsigned i)
+{
+	uint64_t at = r->base + i * PLACE;
+	struct pg_error err = { 0 };
+	struct pg_paged paged = { .src = a->mr,
+				  .src_offset = at,
+				  .src_stride = PAGE,
+				  .src_indices = r->src[i],
+				  .dst = a->remote,
+				  .dst_offset = at,
+				  .dst_stride = PAGE,
+				  .dst_indices = r->dst[i],
+				  .page_len = PAGE,
+				  .n_pages = PAGES };
+	int rc;
+
+	if (i % 4 == 1) {
+		r->len[i] = PAGES * PAGE;
+		r->due += PAGES;
+		for (uint32_t k = 0; k < PAGES; k++)
+			r->src[i][k] = r->dst[i][k] = PAGES - 1 - k;
+		fill_source(a, r);
+		rc = pg_submit_paged_writes(a->g, &paged, r->imm, 0, &r->sent[i], &err);
+	} else if (i % 8 == 2) {
+		r->len[i] = 0;
+		r->due++;
+		rc = pg_submit_barrier(a->g, &a->peer, 1, r->imm, 0, &r->sent[i], &err);
+	} else {
+		r->due++;
+		rc = pg_submit_single_write(a->g, r->len[i], r->imm, a->mr, at, a->remote, at, 0,
+					    &r->sent[i], &err);
+	}
+	if (rc)
+		check_failed(__FILE__, __LINE__, err.text);
+}
+
+static void begin(struct side *a, struct side *b, struct round *r, uint32_t imm)
+{
+	memset(r, 0, sizeof(*r));
+	r->imm = imm;
+	r->base = imm % 2 * HALF;
+	r->n = 1 + (unsigned)below(PLACES);
+	for (unsigned i = 0; i < r->n; i++)
+		r->len[i] = some_length();
+	fill_source(a, r);
+	for (unsigned i = 0; i < r->n; i++)
+		submit(a, r, i);
+	for (unsigned i = 0; i < MESSAGES; i++) {
+		uint32_t text[2] = { imm, i };
+
+		CHECK(pg_submit_send(a->g, a->peer, text, sizeof(text), 0, &r->sent[PLACES + i],
+				     NULL) == 0);
+	}
+	CHECK(pg_expect_imm_flag(b->g, imm, r->due, &r->fired, NULL) == 0);
+}
+
+static void check_spent(const struct side *b, uint64_t base)
+{
+	for (uint64_t at = base; at < base + HALF; at += sizeof(spent))
+		if (memcmp(b->mem + at, spent, sizeof(spent)))
+			check_failed(__FILE__, __LINE__, "nothing lands once it was counted");
+}
+
+/* Its bytes are there; from now on the memory is the receiver's. */
+static void consume(struct side *b, const struct round *r)
+{
+	for (unsigned i = 0; i < r->n; i++)
+		for (uint64_t at = r->base + i * PLACE, end = at + r->len[i]; at < end; at++)
+			if (b->mem[at] != byte_at(r, at)) {
+				fprintf(stderr, "round %u, place %u of %llu bytes, byte %llu\n",
+					r->imm, i, (unsigned long long)r->len[i],
+					(unsigned long long)(at - r->base - i * PLACE));
+				check_failed(__FILE__, __LINE__, "what is counted is there");
+			}
+	for (unsigned i = 0; i < r->n; i++)
+		memset(b->mem + r->base + i * PLACE, SPENT, r->len[i]);
+}
+
+static unsigned take_messages(struct side *b, const struct round *r, unsigned seen)
+{
+	struct pg_event e;
+
+	while (pg_poll_events(b->g, &e, 1) == 1) {
+		const uint32_t *text = e.data;
+
+		if (e.kind != PG_EVENT_RECV)
+			continue;
+		CHECK_EQ(text[0], r->imm);
+		CHECK(!(seen >> text[1] & 1));
+		seen |= 1u << text[1];
+		CHECK(pg_recv_release(b->g, e.data) == 0);
+	}
+	return seen;
+}
+
+static bool all_sent(const struct round *r)
+{
+	for (unsigned i = 0; i < PLACES + MESSAGES; i++) {
+		bool used = i < r->n || i >= PLACES;
+		int32_t sent = used ? __atomic_load_n(&r->sent[i], __ATOMIC_ACQUIRE) : 1;
+
+		if (sent < 0)
+			fprintf(stderr, "operation %u: %s\n", i, strerror(-sent));
+		CHECK(sent >= 0);
+		if (!sent)
+			return false;
+	}
+	return true;
+}
+
+static void finish(struct side *a, struct side *b, struct round *r)
+{
+	uint64_t end = clock_ns() + 20 * SECOND;
+	unsigned seen = 0;
+	bool consumed = false;
+
+	while (!consumed || !all_sent(r) || seen != (1u << MESSAGES) - 1) {
+		pg_progress(a->g);
+		pg_progress(b->g);
+		seen = take_messages(b, r, seen);
+		if (!consumed && __atomic_load_n(&r->fired, __ATOMIC_ACQUIRE)) {
+			CHECK_EQ(r->fired, 1);
+			consume(b, r);
+			consumed = true;
+		}
+		if (clock_ns() > end) {
+			pg_dump(a->g, 2);
+			pg_dump(b->g, 2);
+			check_failed(__FILE__, __LINE__, "nothing hangs");
+		}
+	}
+	CHECK_EQ(side_value(b, r->imm), 0);
+}
+
+static uint64_t failovers(struct side *s, unsigned nics, uint64_t *retries)
+{
+	struct pg_nic_stats stats;
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < nics; i++) {
+		CHECK(pg_stats(s->g, i, &stats) == 0);
+		n += stats.failovers;
+		*retries += stats.retries;
+	}
+	return n;
+}
+
+static void run(const struct trial *t)
+{
+	struct pg_config config = config_defaults();
+	uint64_t end = clock_ns() + t->ms * 1000000, retries = 0, broke;
+	struct side a, b;
+	struct round r;
+	uint32_t rounds = 0;
+
+	open_side(&a, t, 0, &config);
+	open_side(&b, t, 1, &config);
+	side_meet(&a, &b);
+	side_meet(&b, &a);
+	CHECK(pg_submit_recvs(b.g, 64, 8, NULL) == 0);
+	memset(spent, SPENT, sizeof(spent));
+	memset(b.mem, SPENT, MEM);
+	while (clock_ns() < end) {
+		begin(&a, &b, &r, ++rounds);
+		finish(&a, &b, &r);
+		check_spent(&b, HALF - r.base);
+	}
+	broke = failovers(&a, t->nics[0], &retries);
+	printf("%-24s %u rounds, %llu failovers, %llu work requests again\n", t->name, rounds,
+	       (unsigned long long)broke, (unsigned long long)retries);
+	CHECK(broke > 0);
+	pair_close(&a, &b);
+}
+
+/* Times of kills count from the first use in a process, so each trial has its own. */
+static void run_apart(const struct trial *t)
+{
+	pid_t pid = fork();
+	int status;
+
+	CHECK(pid >= 0);
+	if (pid == 0) {
+		run(t);
+		fflush(stdout);
+		_exit(0);
+	}
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	if (!WIFEXITED(status) || WEXITSTATUS(status))
+		check_failed(__FILE__, __LINE__, t->name);
+}
+
+/* Arguments: a seed, and the only trial to make. */
+int main(int argc, char **argv)
+{
+	static const struct trial trials[] = {
+		{ "ordered", { "fail=0.002", SOUND }, { 1, 1 }, 1000 },
+		{ "ordered, 2 NICs", { "fail=0.02", SOUND }, { 2, 2 }, 1000 },
+		{ "both ways", { "fail=0.002", "fail=0.002" }, { 2, 3 }, 1000 },
+		{ "unordered",
+		  { "fail=0.02,reorder=16,jitter=200us", "reorder=16" },
+		  { 1, 1 },
+		  2000 },
+		{ "unordered, 4 to 2",
+		  { "fail=0.02,reorder=16,jitter=200us", "reorder=8" },
+		  { 4, 2 },
+		  1000 },
+		{ "a NIC goes and comes",
+		  { "kill=nic1@0.1s,revive=nic1@0.2s,kill=nic0@0.3s,revive=nic0@0.4s", SOUND },
+		  { 2, 2 },
+		  700 },
+		{ "NICs of both sides, unordered",
+		  { "reorder=16,kill=nic1@0.1s,revive=nic1@0.4s",
+		    "reorder=16,kill=nic0@0.2s,revive=nic0@0.5s" },
+		  { 2, 2 },
+		  800 },
+		{ "three of four",
+		  { "kill=nic0@0.1s,kill=nic2@0.2s,kill=nic3@0.3s", "reorder=4" },
+		  { 4, 4 },
+		  600 },
+	};
+
+	seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 0x5eed;
+	for (unsigned i = 0; i < sizeof(trials) / sizeof(trials[0]); i++)
+		if (argc < 3 || strtoul(argv[2], NULL, 0) == i)
+			run_apart(&trials[i]);
+	return 0;
+}
