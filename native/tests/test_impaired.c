@@ -281,6 +281,32 @@ static void test_credit(void)
 	close_pair(&a, &b);
 }
 
+/* Messages that nobody takes leave room for writes, and do not hold them up. */
+static void test_writes_overtake(void)
+{
+	struct wr send = send_wr("hello", 5), imm = imm_wr(1);
+	unsigned sent = 0, idle = 0;
+	struct arrival got;
+	struct end a, b;
+
+	open_left(&a, &b, "delay=0ns", 0);
+	while (idle < 3) {
+		sent += post_one(&a, &send) == 1;
+		idle = poll_now(&a, &got, 1, 0) ? 0 : idle + 1;
+	}
+	for (unsigned i = 0; i < 3 * N; i++) {
+		CHECK_EQ(post_one(&a, &imm), 1);
+		expect(&a, ARRIVAL_DONE, 0);
+		CHECK_EQ(poll_now(&b, &got, 1, 0), 1);
+		CHECK_EQ(got.kind, ARRIVAL_IMM);
+	}
+	while (sent) {
+		poll_now(&a, &got, 1, 0);
+		sent -= poll_now(&b, &got, 1, 1) && got.kind == ARRIVAL_MSG;
+	}
+	close_pair(&a, &b);
+}
+
 static void test_sleep(void)
 {
 	struct wr wr = imm_wr(1);
@@ -403,6 +429,7 @@ static void test_fates_ordered(void)
 /* Of messages any may be missing, but none overtakes another, and none is cut. */
 static void test_fates_of_messages(const char *spec)
 {
+	enum { MESSAGES = 64 }; /* half of what may be in flight */
 	unsigned arrived = 0, missing = 0;
 
 	for (uint64_t seed = 0; seed < 10; seed++) {
@@ -412,7 +439,7 @@ static void test_fates_of_messages(const char *spec)
 		int last = -1;
 
 		open_left(&a, &b, spec, seed);
-		for (unsigned i = 0; i < N; i++) {
+		for (unsigned i = 0; i < MESSAGES; i++) {
 			struct wr wr = send_wr(source(&a) + i, 1);
 
 			source(&a)[i] = (uint8_t)i;
@@ -421,10 +448,10 @@ static void test_fates_of_messages(const char *spec)
 		a.domain->transport->conn_stop(a.conn);
 		while (wait_one(&a).kind != ARRIVAL_STOPPED)
 			;
-		memset(source(&a), 0xee, N);
+		memset(source(&a), 0xee, MESSAGES);
 		while (!a.domain->transport->visible(a.conn, &mark))
 			expect_nothing(&a);
-		for (missing += N; poll_now(&b, &got, 1, 1); arrived++, missing--) {
+		for (missing += MESSAGES; poll_now(&b, &got, 1, 1); arrived++, missing--) {
 			CHECK(got.kind == ARRIVAL_MSG && got.len == 1);
 			CHECK(*(const uint8_t *)got.data > last);
 			last = *(const uint8_t *)got.data;
@@ -800,6 +827,7 @@ int main(void)
 	test_time();
 	test_depth();
 	test_credit();
+	test_writes_overtake();
 	test_sleep();
 	test_fates_unordered();
 	test_fates_ordered();
