@@ -55,7 +55,6 @@ struct impaired_conn {
 	unsigned in_flight;  /* posted to us and not told */
 	unsigned n_messages; /* of those; no more than half, as nobody may take them */
 	unsigned n_ended, n_late;
-	uint64_t last_due;
 	int status; /* why it broke */
 	bool attached;
 	bool dirty;       /* posted to since the last flush below */
@@ -67,7 +66,6 @@ struct impaired_conn {
 	bool stopped; /* told */
 	bool fencing;
 	bool fenced; /* told: nothing is reported any more */
-	bool heard;  /* something arrived in this poll */
 };
 
 /* A message that was taken, to see behind it, before there was room for it. */

@@ -171,23 +171,15 @@ void impaired_conn_stop(struct conn *conn)
 
 /* ---- Landing late ---- */
 
-/* In order the first, else the first that is due. */
 struct work *impaired_next_late(struct impaired_conn *c)
 {
-	bool ordered = c->conn.domain->caps.ordered;
 	struct work *next = NULL;
 
-	if (!c->n_late)
-		return NULL;
 	for (struct list *l = c->works.next; l != &c->works; l = l->next) {
 		struct work *w = work_of(l);
 
-		if (w->state != WORK_LATE)
-			continue;
-		if (!next || w->due < next->due)
+		if (w->state == WORK_LATE && (!next || w->due < next->due))
 			next = w;
-		if (ordered)
-			break;
 	}
 	return next;
 }

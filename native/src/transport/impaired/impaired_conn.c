@@ -131,7 +131,8 @@ void impaired_work_done(struct impaired_conn *c, uint64_t place, int status)
 
 /* ---- Posting to us ---- */
 
-/* When its last byte has left under the cap, and what comes on top of it. */
+/* When its last byte has left under the cap, and what comes on top of it. Without reorder it also
+ * waits for those before it. */
 static uint64_t choose_due(struct impaired_conn *c, uint64_t len, uint64_t now)
 {
 	struct impaired_domain *d = conn_domain(c);
@@ -145,11 +146,7 @@ static uint64_t choose_due(struct impaired_conn *c, uint64_t len, uint64_t now)
 		due = d->cap_until;
 	}
 	due += im->delay_ns + splitmix64_below(&d->random, im->jitter_ns + 1);
-	if (im->reorder)
-		return due + splitmix64_below(&d->random, REORDER_NS);
-	if (due < c->last_due)
-		due = c->last_due;
-	return c->last_due = due;
+	return im->reorder ? due + splitmix64_below(&d->random, REORDER_NS) : due;
 }
 
 static void append(struct impaired_conn *c, const struct wr *wr, uint64_t now)
@@ -345,8 +342,8 @@ uint64_t impaired_due(struct impaired_conn *c)
 
 /* ---- For others ---- */
 
-/* Whether one posted before seq has not been told. */
-static bool untold_before(struct impaired_conn *c, uint64_t seq)
+/* Whether one posted before seq has not been told, or may land yet. */
+static bool left_before(struct impaired_conn *c, uint64_t seq)
 {
 	struct work *first = work_of(c->works.next);
 
@@ -358,12 +355,10 @@ bool impaired_visible(struct conn *conn, uint64_t *mark)
 	struct impaired_conn *c = impaired_conn(conn);
 	const struct transport *t = c->inner->domain->transport;
 
-	if (c->n_late)
-		return false;
 	if (!*mark)
 		*mark = OURS | c->next_seq;
 	if (*mark & OURS) {
-		if (untold_before(c, *mark & ~OURS))
+		if (left_before(c, *mark & ~OURS))
 			return false;
 		*mark = 0;
 	}
