@@ -21,6 +21,18 @@ static struct domain *open_as(unsigned index, const char *spec, uint64_t seed)
 	return domain;
 }
 
+/* Over a lane with a thread of its own, which ends work requests later. */
+static struct domain *open_async(const char *spec, uint64_t seed)
+{
+	struct domain_options options = {
+		.device = "", .index = 1, .cpu = -1, .max_peers = 64, .async = true
+	};
+	struct domain *domain;
+
+	CHECK_EQ(impaired_open(shm, spec, seed, &options, &domain, NULL), 0);
+	return domain;
+}
+
 /* The left one misbehaves; what the right one sees is what there is. */
 static void open_left(struct end *a, struct end *b, const char *spec, uint64_t seed)
 {
@@ -281,6 +293,34 @@ static void test_credit(void)
 	close_pair(&a, &b);
 }
 
+/* Messages that nobody takes leave room for writes, and do not hold them up. */
+static void test_writes_overtake(void)
+{
+	struct wr send = send_wr("hello", 5), imm = imm_wr(1);
+	unsigned sent = 0, idle = 0;
+	struct arrival got;
+	struct end a, b;
+
+	open_left(&a, &b, "delay=0ns", 0);
+	while (idle < N) {
+		bool posted = post_one(&a, &send) == 1;
+
+		sent += posted;
+		idle = poll_now(&a, &got, 1, 0) ? 0 : idle + !posted;
+	}
+	for (unsigned i = 0; i < 3 * N; i++) {
+		CHECK_EQ(post_one(&a, &imm), 1);
+		expect(&a, ARRIVAL_DONE, 0);
+		CHECK_EQ(poll_now(&b, &got, 1, 0), 1);
+		CHECK_EQ(got.kind, ARRIVAL_IMM);
+	}
+	while (sent) {
+		poll_now(&a, &got, 1, 0);
+		sent -= poll_now(&b, &got, 1, 1) && got.kind == ARRIVAL_MSG;
+	}
+	close_pair(&a, &b);
+}
+
 static void test_sleep(void)
 {
 	struct wr wr = imm_wr(1);
@@ -403,6 +443,7 @@ static void test_fates_ordered(void)
 /* Of messages any may be missing, but none overtakes another, and none is cut. */
 static void test_fates_of_messages(const char *spec)
 {
+	enum { MESSAGES = 64 }; /* half of what may be in flight */
 	unsigned arrived = 0, missing = 0;
 
 	for (uint64_t seed = 0; seed < 10; seed++) {
@@ -412,7 +453,7 @@ static void test_fates_of_messages(const char *spec)
 		int last = -1;
 
 		open_left(&a, &b, spec, seed);
-		for (unsigned i = 0; i < N; i++) {
+		for (unsigned i = 0; i < MESSAGES; i++) {
 			struct wr wr = send_wr(source(&a) + i, 1);
 
 			source(&a)[i] = (uint8_t)i;
@@ -421,10 +462,10 @@ static void test_fates_of_messages(const char *spec)
 		a.domain->transport->conn_stop(a.conn);
 		while (wait_one(&a).kind != ARRIVAL_STOPPED)
 			;
-		memset(source(&a), 0xee, N);
+		memset(source(&a), 0xee, MESSAGES);
 		while (!a.domain->transport->visible(a.conn, &mark))
 			expect_nothing(&a);
-		for (missing += N; poll_now(&b, &got, 1, 1); arrived++, missing--) {
+		for (missing += MESSAGES; poll_now(&b, &got, 1, 1); arrived++, missing--) {
 			CHECK(got.kind == ARRIVAL_MSG && got.len == 1);
 			CHECK(*(const uint8_t *)got.data > last);
 			last = *(const uint8_t *)got.data;
@@ -484,37 +525,45 @@ static void test_stopped_conn(void)
 	close_pair(&a, &b);
 }
 
-/* A lane with a thread of its own ends its work requests later: STOPPED waits for that. */
+/* A lane with a thread of its own ends its work requests later. STOPPED waits for that, and what has
+ * ended reads its source no more. */
 static void test_stop_over_thread(void)
 {
-	struct domain_options options = {
-		.device = "", .index = 1, .cpu = -1, .max_peers = 64, .async = true
-	};
-	unsigned ok = 0, aborted = 0;
+	enum { WRITES = 8, LEN = HALF / WRITES };
+	unsigned arrived = 0;
 
 	for (uint64_t seed = 0; seed < 10; seed++) {
-		struct domain *left;
 		struct arrival got;
-		unsigned told = 0, n;
 		struct end a, b;
+		uint64_t mark = 0;
 
-		CHECK_EQ(impaired_open(shm, "delay=0ns", seed, &options, &left, NULL), 0);
-		join(&a, left, &b, open_lane(1, false));
-		n = left->caps.max_outstanding;
-		post_numbered(&a, n);
-		if (seed % 2)
-			ok += poll_now(&a, &got, 0, 0) == 0; /* all of it is posted below */
-		a.domain->transport->conn_stop(a.conn);
-		while ((got = wait_one(&a)).kind == ARRIVAL_DONE) {
-			CHECK(got.status == 0 || got.status == -ECONNABORTED);
-			aborted += got.status != 0;
-			told++;
+		join(&a, open_async("delay=0ns", seed), &b, open_lane(1, false));
+		for (unsigned i = 0; i < WRITES; i++) {
+			struct wr wr = write_wr(&a, i * LEN, LEN, true);
+
+			wr.op = WR_WRITE_IMM;
+			wr.imm = i;
+			memset(source(&a) + i * LEN, (int)i + 1, LEN);
+			CHECK_EQ(post_one(&a, &wr), 1);
 		}
-		CHECK_EQ(got.kind, ARRIVAL_STOPPED);
-		CHECK_EQ(told, n);
+		if (seed % 2) /* all of it is posted below */
+			poll_now(&a, &got, 0, 0);
+		a.domain->transport->conn_stop(a.conn);
+		for (unsigned told = 0; told < WRITES; told++)
+			expect(&a, ARRIVAL_DONE, -ECONNABORTED);
+		memset(source(&a), 0xee, HALF);
+		expect(&a, ARRIVAL_STOPPED, 0);
+		while (!a.domain->transport->visible(a.conn, &mark))
+			expect_nothing(&a);
+		for (; poll_now(&b, &got, 1, 1); arrived++) {
+			const uint8_t *there = landing(&b) + got.imm * LEN;
+
+			CHECK_EQ(there[0], got.imm + 1);
+			CHECK(!memcmp(there, there + 1, LEN - 1));
+		}
 		close_pair(&a, &b);
 	}
-	CHECK(ok && aborted);
+	CHECK(arrived > 10);
 }
 
 /* ---- Failure -------------------------------------------------------------------------------- */
@@ -702,7 +751,8 @@ static void test_fence(void)
 		for (unsigned i = 0; i < k; i++)
 			CHECK(got[i].kind == ARRIVAL_IMM && got[i].imm == n++);
 	}
-	CHECK_EQ(poll_now(&b, got, 32, 0), 0);
+	for (unsigned i = 0; i < 20; i++)
+		CHECK_EQ(poll_now(&b, got, 32, 0), 0);
 	CHECK(b.domain->transport->arm(b.domain, true)); /* nor does it keep us awake */
 	b.domain->transport->arm(b.domain, false);
 	for (unsigned i = 0; i < 10; i++) {
@@ -717,6 +767,48 @@ static void test_fence(void)
 		expect(&a, ARRIVAL_DONE, 0);
 	for (unsigned i = 0; i < 5; i++)
 		CHECK_EQ(poll_now(&b, got, 32, 32), 0);
+	close_pair(&a, &b);
+}
+
+/* It comes after messages of which each poll takes one. */
+static void test_fence_behind_messages(void)
+{
+	struct wr send = send_wr("hello", 5);
+	struct arrival got[4];
+	struct end a, b;
+
+	open_left(&a, &b, "delay=0ns", 0);
+	for (unsigned i = 0; i < 5; i++)
+		must_post(&b, &send);
+	a.domain->transport->conn_fence(a.conn);
+	for (unsigned i = 0; i < 5; i++) {
+		CHECK_EQ(poll_now(&a, got, 4, 1), 1);
+		CHECK_EQ(got[0].kind, ARRIVAL_MSG);
+	}
+	expect(&a, ARRIVAL_FENCED, 0);
+	close_pair(&a, &b);
+}
+
+/* A poll that was filled by what we keep to ourselves has not seen everything. */
+static void test_fence_behind_ends(void)
+{
+	struct wr imm = imm_wr(5);
+	struct end a, b;
+	struct arrival got;
+
+	join(&a, open_async("delay=0ns", 0), &b, open_lane(1, false));
+	post_numbered(&a, 5);
+	poll_now(&a, &got, 0, 0);
+	while (!placed(&b, 4))
+		sched_yield();
+	must_post(&b, &imm);
+	a.domain->transport->conn_fence(a.conn);
+	while ((got = wait_one(&a)).kind == ARRIVAL_DONE)
+		;
+	CHECK_EQ(got.kind, ARRIVAL_IMM);
+	while ((got = wait_one(&a)).kind == ARRIVAL_DONE)
+		;
+	CHECK_EQ(got.kind, ARRIVAL_FENCED);
 	close_pair(&a, &b);
 }
 
@@ -800,6 +892,7 @@ int main(void)
 	test_time();
 	test_depth();
 	test_credit();
+	test_writes_overtake();
 	test_sleep();
 	test_fates_unordered();
 	test_fates_ordered();
@@ -811,6 +904,8 @@ int main(void)
 	test_fail();
 	test_fail_seldom();
 	test_fence();
+	test_fence_behind_messages();
+	test_fence_behind_ends();
 	test_fence_of_one();
 	test_visible();
 	return 0;

@@ -22,7 +22,6 @@
 #define STASHED_MAX 64
 
 enum work_state {
-	WORK_FREE,
 	WORK_QUEUED,
 	WORK_POSTED, /* the transport below will say when it has ended */
 	WORK_ENDED,  /* to be told */
@@ -31,8 +30,10 @@ enum work_state {
 };
 
 struct work {
-	struct wr wr; /* whose id is its place in the order of posting */
+	struct list link; /* in conn.works, in the order of posting, or free_works */
+	struct wr wr;     /* whose id is its place in the pool */
 	uint64_t id;
+	uint64_t seq; /* its place in the order of posting */
 	uint64_t due;
 	enum work_state state;
 	int32_t status;
@@ -48,22 +49,23 @@ struct impaired_conn {
 	struct conn *inner;
 	struct list link; /* in domain.conns */
 	struct list busy; /* in domain.busy while there is something to do */
-	struct work works[IMPAIRED_WRS];
-	uint64_t head, tail; /* of the works that are not free, in the order of posting */
+	struct work pool[IMPAIRED_WRS];
+	struct list works, free_works;
+	uint64_t next_seq;
 	unsigned in_flight;  /* posted to us and not told */
+	unsigned n_messages; /* of those; no more than half, as nobody may take them */
 	unsigned n_ended, n_late;
-	uint64_t last_due;
 	int status; /* why it broke */
 	bool attached;
-	bool dirty;     /* posted to since the last flush below */
-	bool blocked;   /* the transport below has no credit */
-	bool dead;      /* it broke: nothing is posted any more, */
-	bool told_dead; /* which was told */
+	bool dirty;       /* posted to since the last flush below */
+	bool blocked;     /* the transport below has no credit */
+	bool no_messages; /* it has none for messages */
+	bool dead;        /* it broke: nothing is posted any more, */
+	bool told_dead;   /* which was told */
 	bool stopping;
 	bool stopped; /* told */
 	bool fencing;
 	bool fenced; /* told: nothing is reported any more */
-	bool heard;  /* something arrived in this poll */
 };
 
 /* A message that was taken, to see behind it, before there was room for it. */
@@ -128,13 +130,18 @@ void impaired_flush(struct conn *conn);
 bool impaired_visible(struct conn *conn, uint64_t *mark);
 void impaired_describe(const struct conn *conn, char *buf, size_t size);
 
-struct work *work_at(struct impaired_conn *c, uint64_t seq);
+/* For a loop over the works of a connection. */
+static inline struct work *work_of(struct list *link)
+{
+	return LIST_ENTRY(link, struct work, link);
+}
+
 void work_end(struct impaired_conn *c, struct work *w, int status);
 void work_free(struct impaired_conn *c, struct work *w);
 /* Posts it below as op: 1, or -errno. */
 int work_post(struct impaired_conn *c, struct work *w, enum wr_op op);
 /* The transport below has ended it. */
-void impaired_work_done(struct impaired_conn *c, uint64_t seq, int status);
+void impaired_work_done(struct impaired_conn *c, uint64_t place, int status);
 /* Posts what is due; tells what has ended. */
 void impaired_serve(struct impaired_domain *d, uint64_t now, struct room *room);
 /* When there will be something to post; UINT64_MAX: not known. */

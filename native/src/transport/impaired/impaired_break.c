@@ -85,8 +85,8 @@ static void end_in_order(struct impaired_conn *c, unsigned n, uint64_t now)
 
 	if (!torn)
 		late = below(c, n - placed + 1);
-	for (uint64_t seq = c->head; seq < c->tail; seq++) {
-		struct work *w = work_at(c, seq);
+	for (struct list *l = c->works.next; l != &c->works; l = l->next) {
+		struct work *w = work_of(l);
 
 		if (w->state != WORK_QUEUED)
 			continue;
@@ -114,8 +114,8 @@ static void end_unordered(struct impaired_conn *c, uint64_t now)
 	uint64_t message = 0;
 	bool lost = false;
 
-	for (uint64_t seq = c->head; seq < c->tail; seq++) {
-		struct work *w = work_at(c, seq);
+	for (struct list *l = c->works.next; l != &c->works; l = l->next) {
+		struct work *w = work_of(l);
 		uint64_t fate, due;
 		bool send = w->wr.op == WR_SEND;
 
@@ -147,8 +147,8 @@ static void end_all(struct impaired_conn *c, uint64_t now)
 {
 	unsigned n = 0;
 
-	for (uint64_t seq = c->head; seq < c->tail; seq++)
-		n += work_at(c, seq)->state == WORK_QUEUED;
+	for (struct list *l = c->works.next; l != &c->works; l = l->next)
+		n += work_of(l)->state == WORK_QUEUED;
 	if (n && c->conn.domain->caps.ordered)
 		end_in_order(c, n, now);
 	else if (n)
@@ -175,23 +175,15 @@ void impaired_conn_stop(struct conn *conn)
 
 /* ---- Landing late ---- */
 
-/* In order the first, else the first that is due. */
 struct work *impaired_next_late(struct impaired_conn *c)
 {
-	bool ordered = c->conn.domain->caps.ordered;
 	struct work *next = NULL;
 
-	if (!c->n_late)
-		return NULL;
-	for (uint64_t seq = c->head; seq < c->tail; seq++) {
-		struct work *w = work_at(c, seq);
+	for (struct list *l = c->works.next; l != &c->works; l = l->next) {
+		struct work *w = work_of(l);
 
-		if (w->state != WORK_LATE)
-			continue;
-		if (!next || w->due < next->due)
+		if (w->state == WORK_LATE && (!next || w->due < next->due))
 			next = w;
-		if (ordered)
-			break;
 	}
 	return next;
 }

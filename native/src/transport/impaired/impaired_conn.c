@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The queue of a connection: works between head and tail, in the order of posting, some of which are
- * free again already. */
+ * The queue of a connection. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,11 +13,6 @@
 
 #define REORDER_NS 20000  /* within a window, each is held back up to this long */
 #define OURS (1ull << 63) /* in a mark: our place in the order, not the transport's below */
-
-struct work *work_at(struct impaired_conn *c, uint64_t seq)
-{
-	return &c->works[seq % IMPAIRED_WRS];
-}
 
 void impaired_busy(struct impaired_conn *c)
 {
@@ -49,6 +43,10 @@ int impaired_conn_open(struct domain *domain, struct conn **conn, struct offer *
 	c->conn.domain = domain;
 	list_append(&d->conns, &c->link);
 	list_init(&c->busy);
+	list_init(&c->works);
+	list_init(&c->free_works);
+	for (unsigned i = 0; i < IMPAIRED_WRS; i++)
+		list_append(&c->free_works, &c->pool[i].link);
 	*conn = &c->conn;
 	return 0;
 }
@@ -78,8 +76,8 @@ void impaired_conn_close(struct conn *conn)
 
 	/* First, so that nobody reads the copies. */
 	d->inner->transport->conn_close(c->inner);
-	while (c->head != c->tail)
-		work_free(c, work_at(c, c->head));
+	while (!list_empty(&c->works))
+		work_free(c, work_of(c->works.next));
 	stash_drop(d, c);
 	d->n_fencing -= c->fencing && !c->fenced;
 	list_remove(&c->busy);
@@ -89,7 +87,6 @@ void impaired_conn_close(struct conn *conn)
 
 /* ---- Works ---- */
 
-/* And moves the head behind all that are free. */
 void work_free(struct impaired_conn *c, struct work *w)
 {
 	struct domain *inner = conn_domain(c)->inner;
@@ -97,9 +94,8 @@ void work_free(struct impaired_conn *c, struct work *w)
 	if (w->has_lkey)
 		inner->transport->mr_dereg(inner, w->lkey);
 	free(w->copy);
-	*w = (struct work){ .state = WORK_FREE };
-	while (c->head != c->tail && work_at(c, c->head)->state == WORK_FREE)
-		c->head++;
+	list_remove(&w->link);
+	list_append(&c->free_works, &w->link);
 }
 
 void work_end(struct impaired_conn *c, struct work *w, int status)
@@ -120,9 +116,9 @@ int work_post(struct impaired_conn *c, struct work *w, enum wr_op op)
 	return rc;
 }
 
-void impaired_work_done(struct impaired_conn *c, uint64_t seq, int status)
+void impaired_work_done(struct impaired_conn *c, uint64_t place, int status)
 {
-	struct work *w = work_at(c, seq);
+	struct work *w = &c->pool[place % IMPAIRED_WRS];
 
 	if (w->state == WORK_POSTED) {
 		work_end(c, w, c->dead || c->stopping ? -ECONNABORTED : status);
@@ -135,7 +131,8 @@ void impaired_work_done(struct impaired_conn *c, uint64_t seq, int status)
 
 /* ---- Posting to us ---- */
 
-/* When its last byte has left under the cap, and what comes on top of it. */
+/* When its last byte has left under the cap, and what comes on top of it. Without reorder it also
+ * waits for those before it. */
 static uint64_t choose_due(struct impaired_conn *c, uint64_t len, uint64_t now)
 {
 	struct impaired_domain *d = conn_domain(c);
@@ -149,27 +146,27 @@ static uint64_t choose_due(struct impaired_conn *c, uint64_t len, uint64_t now)
 		due = d->cap_until;
 	}
 	due += im->delay_ns + splitmix64_below(&d->random, im->jitter_ns + 1);
-	if (im->reorder)
-		return due + splitmix64_below(&d->random, REORDER_NS);
-	if (due < c->last_due)
-		due = c->last_due;
-	return c->last_due = due;
+	return im->reorder ? due + splitmix64_below(&d->random, REORDER_NS) : due;
 }
 
 static void append(struct impaired_conn *c, const struct wr *wr, uint64_t now)
 {
 	struct impaired_domain *d = conn_domain(c);
-	struct work *w = work_at(c, c->tail);
+	struct work *w = work_of(c->free_works.next);
 
+	list_remove(&w->link);
 	*w = (struct work){
 		.wr = *wr,
 		.id = wr->id,
+		.seq = c->next_seq++,
 		.state = WORK_QUEUED,
 		.due = choose_due(c, wr->len, now),
 		.fails = splitmix64_below(&d->random, IMPAIR_CERTAIN) < d->impair.fail,
 	};
-	w->wr.id = c->tail++;
+	w->wr.id = (uint64_t)(w - c->pool);
+	list_append(&c->works, &w->link);
 	c->in_flight++;
+	c->n_messages += wr->op == WR_SEND;
 }
 
 int impaired_post(struct conn *conn, const struct wr *wrs, unsigned n, struct pg_error *err)
@@ -182,8 +179,11 @@ int impaired_post(struct conn *conn, const struct wr *wrs, unsigned n, struct pg
 		return error_set(err, -ECONNABORTED, "the connection over %s %s",
 				 conn->domain->name,
 				 c->dead ? "was broken on purpose" : "was stopped");
-	for (; i < n && c->in_flight < depth && c->tail - c->head < IMPAIRED_WRS; i++)
+	for (; i < n && c->in_flight < depth; i++) {
+		if (wrs[i].op == WR_SEND && c->n_messages >= (depth + 1) / 2)
+			break;
 		append(c, &wrs[i], now);
+	}
 	if (!i)
 		return -EAGAIN;
 	impaired_start_clock(now);
@@ -200,26 +200,26 @@ void impaired_flush(struct conn *conn)
 /* ---- Posting below ---- */
 
 /* The next of the window, which begins at the first that waits. Messages do not overtake each
- * other. */
+ * other; nor do those that nobody takes hold up what is behind them. */
 static struct work *next_work(struct impaired_conn *c)
 {
 	unsigned reorder = conn_domain(c)->impair.reorder, window = reorder ? reorder : 1;
-	uint64_t end = c->tail;
-	struct work *next = NULL;
+	struct work *first = NULL, *next = NULL;
 	bool message = false;
 
-	for (uint64_t seq = c->head; seq < end; seq++) {
-		struct work *w = work_at(c, seq);
+	for (struct list *l = c->works.next; l != &c->works; l = l->next) {
+		struct work *w = work_of(l);
+		bool send = w->wr.op == WR_SEND;
 
-		if (w->state != WORK_QUEUED)
+		if (w->state != WORK_QUEUED || (send && c->no_messages))
 			continue;
-		if (!next && end - seq > window)
-			end = seq + window;
-		if (w->wr.op == WR_SEND && message)
-			continue;
-		message |= w->wr.op == WR_SEND;
-		if (!next || w->due < next->due)
+		if (!first)
+			first = w;
+		if (w->seq - first->seq >= window)
+			break;
+		if ((!next || w->due < next->due) && !(send && message))
 			next = w;
+		message |= send;
 	}
 	return next;
 }
@@ -236,6 +236,10 @@ static void post_due(struct impaired_conn *c, uint64_t now)
 			return;
 		}
 		rc = work_post(c, w, (enum wr_op)w->wr.op);
+		if (rc == -EAGAIN && w->wr.op == WR_SEND) {
+			c->no_messages = true;
+			continue;
+		}
 		if (rc == -EAGAIN) {
 			c->blocked = true;
 			return;
@@ -249,9 +253,12 @@ static void post_due(struct impaired_conn *c, uint64_t now)
 
 static void tell_done(struct impaired_conn *c, struct room *room)
 {
-	for (uint64_t seq = c->head; seq < c->tail && c->n_ended && room->left; seq++) {
-		struct work *w = work_at(c, seq);
+	struct list *l = c->works.next;
 
+	while (l != &c->works && c->n_ended && room->left) {
+		struct work *w = work_of(l);
+
+		l = l->next;
 		if (w->state != WORK_ENDED)
 			continue;
 		tell(room, (struct arrival){ .kind = ARRIVAL_DONE,
@@ -259,6 +266,7 @@ static void tell_done(struct impaired_conn *c, struct room *room)
 					     .conn = &c->conn,
 					     .id = w->id });
 		c->in_flight--;
+		c->n_messages -= w->wr.op == WR_SEND;
 		c->n_ended--;
 		if (w->late)
 			w->state = WORK_LATE;
@@ -306,7 +314,7 @@ void impaired_serve(struct impaired_domain *d, uint64_t now, struct room *room)
 		struct impaired_conn *c = LIST_ENTRY(list.next, struct impaired_conn, busy);
 
 		list_remove(&c->busy);
-		c->blocked = false;
+		c->blocked = c->no_messages = false;
 		post_due(c, now);
 		impaired_land(c, now);
 		if (c->dirty)
@@ -334,15 +342,12 @@ uint64_t impaired_due(struct impaired_conn *c)
 
 /* ---- For others ---- */
 
-/* The first that has not been told. */
-static uint64_t oldest(struct impaired_conn *c)
+/* Whether one posted before seq has not been told, or may land yet. */
+static bool left_before(struct impaired_conn *c, uint64_t seq)
 {
-	uint64_t seq = c->head;
+	struct work *first = work_of(c->works.next);
 
-	while (seq < c->tail &&
-	       (work_at(c, seq)->state == WORK_FREE || work_at(c, seq)->state >= WORK_LATE))
-		seq++;
-	return seq;
+	return !list_empty(&c->works) && first->seq < seq;
 }
 
 bool impaired_visible(struct conn *conn, uint64_t *mark)
@@ -350,12 +355,10 @@ bool impaired_visible(struct conn *conn, uint64_t *mark)
 	struct impaired_conn *c = impaired_conn(conn);
 	const struct transport *t = c->inner->domain->transport;
 
-	if (c->n_late)
-		return false;
 	if (!*mark)
-		*mark = OURS | c->tail;
+		*mark = OURS | c->next_seq;
 	if (*mark & OURS) {
-		if (oldest(c) < (*mark & ~OURS))
+		if (left_before(c, *mark & ~OURS))
 			return false;
 		*mark = 0;
 	}

@@ -150,7 +150,6 @@ static bool sift(struct arrival *a, bool stash, uint64_t now)
 	case ARRIVAL_IMM:
 	case ARRIVAL_MSG:
 		impaired_start_clock(now);
-		c->heard = true;
 		if (c->fenced)
 			return false;
 		if (a->kind == ARRIVAL_MSG && stash) {
@@ -164,24 +163,18 @@ static bool sift(struct arrival *a, bool stash, uint64_t now)
 	}
 }
 
-/* After a look at all that there was below. */
+/* All that there was below has been taken. */
 static void end_fences(struct impaired_domain *d, struct room *room)
 {
 	for (struct list *l = d->conns.next; l != &d->conns && room->left; l = l->next) {
 		struct impaired_conn *c = LIST_ENTRY(l, struct impaired_conn, link);
 
-		if (!c->fencing || c->fenced || c->heard || stash_has(d, c))
+		if (!c->fencing || c->fenced || stash_has(d, c))
 			continue;
 		tell(room, (struct arrival){ .kind = ARRIVAL_FENCED, .conn = &c->conn });
 		c->fenced = true;
 		d->n_fencing--;
 	}
-}
-
-static void forget_heard(struct impaired_domain *d)
-{
-	for (struct list *l = d->conns.next; l != &d->conns; l = l->next)
-		LIST_ENTRY(l, struct impaired_conn, link)->heard = false;
 }
 
 /* A fence has to see behind messages that there is no room for; they are stashed. */
@@ -200,8 +193,6 @@ static void poll_inner(struct impaired_domain *d, uint64_t now, struct room *roo
 
 	if (!asked)
 		return;
-	if (d->n_fencing)
-		forget_heard(d);
 	n = d->inner->transport->poll(d->inner, arrivals, asked, stash ? 1 : wanted);
 	for (unsigned i = 0; i < n; i++) {
 		struct arrival a = arrivals[i];
