@@ -395,7 +395,7 @@ void failover_scan(struct pg_group *g, struct peer *p)
 
 		if (!path->conn || path->state != PATH_BROKEN || g->now < to->limit)
 			continue;
-		peer_down(g, p, to->status, "connection over %s broke, and %s: %s",
+		peer_down(g, p, -ETIMEDOUT, "connection over %s broke, and %s: %s",
 			  path->conn->domain->name,
 			  !to->stopped        ? "our half does not stop"
 			  : !to->peer_stopped ? "the peer does not stop its half"

@@ -25,7 +25,8 @@ void path_say(struct pg_group *g, struct peer *p, const struct path_head *head,
 	struct control_msg msg = { .type = CONTROL_PATH };
 
 	form_put(&msg, head, sizeof(*head));
-	form_put(&msg, sums, head->n * sizeof(*sums));
+	if (head->n)
+		form_put(&msg, sums, head->n * sizeof(*sums));
 	control_send(g, p->stream, &msg);
 }
 

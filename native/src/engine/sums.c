@@ -74,8 +74,10 @@ void sums_clear(struct sums *s)
 
 int sums_reserve(struct sums *s, uint32_t n)
 {
+	if (s->n + n > SUMS_MAX)
+		return -ENOSPC;
 	while (!s->slots || s->n + n > s->mask / 2) {
-		int rc = s->n + n <= SUMS_MAX ? grow(s) : -ENOSPC;
+		int rc = grow(s);
 
 		if (rc)
 			return rc;
@@ -86,7 +88,7 @@ int sums_reserve(struct sums *s, uint32_t n)
 int sums_add(struct sums *s, uint32_t imm, int32_t count)
 {
 	struct sum *sum;
-	int rc = sums_reserve(s, 1);
+	int rc = sums_get(s, imm) ? 0 : sums_reserve(s, 1);
 
 	if (rc)
 		return rc;
