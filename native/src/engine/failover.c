@@ -26,7 +26,7 @@ void path_broke(struct pg_group *g, struct peer *p, unsigned k, int status)
 
 	if (path->state == PATH_BROKEN || !peer_alive(p))
 		return;
-	if (!d->caps.can_fence || peer_state(p) != PEER_UP) {
+	if (!can_take_over(&d->caps) || peer_state(p) != PEER_UP) {
 		peer_down(g, p, status, "connection over %s broke: %s", d->name, strerror(-status));
 		return;
 	}
@@ -49,7 +49,7 @@ void conn_died(struct pg_group *g, struct conn *c, int status)
 	struct path *path = &p->paths[c->slot];
 
 	/* Before it was up on both sides the peer may still have to hear that it was. */
-	if (path->state == PATH_OPENING && c->domain->caps.can_fence && peer_alive(p))
+	if (path->state == PATH_OPENING && can_take_over(&c->domain->caps) && peer_alive(p))
 		path->status = status;
 	else
 		path_broke(g, p, c->slot, status);
@@ -297,7 +297,7 @@ void flight_done(struct pg_group *g, const struct arrival *a)
 	struct peer *p = a->conn->owner;
 
 	/* What became of it is still to be found out. */
-	if (a->status == -ECONNABORTED && a->conn->domain->caps.can_fence &&
+	if (a->status == -ECONNABORTED && can_take_over(&a->conn->domain->caps) &&
 	    peer_state(p) == PEER_UP) {
 		f->broken = true;
 		path_broke(g, p, a->conn->slot, -EIO);
@@ -378,7 +378,7 @@ bool failover_expire(struct pg_group *g, struct op *op)
 
 		if (!path->conn || !carries(path, op))
 			continue;
-		if (!path->conn->domain->caps.can_fence)
+		if (!can_take_over(&path->conn->domain->caps))
 			return false;
 		path_broke(g, p, k, -ETIMEDOUT);
 		if (path->to.limit > g->now + g->config->dead_ns)

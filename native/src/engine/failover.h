@@ -18,12 +18,19 @@
  * the receiver may have seen the count and use the memory otherwise.
  *
  * The incarnation ends instead where a connection cannot be stopped and fenced (caps.can_fence), where
- * the peer cannot be asked (no control stream, no answer), and where no NIC is left.
+ * an immediate does not name its own (caps.reports_source), where the peer cannot be asked (no control
+ * stream, no answer), and where no NIC is left.
  */
 #ifndef PGCTL_ENGINE_FAILOVER_H
 #define PGCTL_ENGINE_FAILOVER_H
 
 #include "engine/flight.h"
+
+/* What is said of a connection has to be known of it. */
+static inline bool can_take_over(const struct pg_caps *caps)
+{
+	return caps->can_fence && caps->reports_source;
+}
 
 /* ---- failover.c: of broken connections ---- */
 

@@ -222,7 +222,7 @@ void nic_changed(struct pg_group *g, struct domain *d, int status)
 
 	news_of_nic(g, d, status);
 	/* Others only tell of it, and then of each connection that breaks. */
-	if (!d->caps.can_fence || !(g->nics & bit) == !!status)
+	if (!can_take_over(&d->caps) || !(g->nics & bit) == !!status)
 		return;
 	g->nics ^= bit;
 	for (uint32_t i = 0; i < g->peers.used; i++) {

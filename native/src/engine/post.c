@@ -236,7 +236,7 @@ static enum op_turn refused(struct pg_group *g, struct op *op, unsigned k, int s
 		conn->stats.eagain++;
 		return OP_BLOCKED;
 	}
-	if (status == -ECONNABORTED && conn->domain->caps.can_fence) {
+	if (status == -ECONNABORTED && can_take_over(&conn->domain->caps)) {
 		path_broke(g, op->peer, k, status);
 		return op->status ? OP_POSTED : OP_MORE;
 	}

@@ -215,7 +215,7 @@ static int poll_domain(struct pg_group *g, struct domain *d)
 	}
 	if (imms) {
 		take_imms(g, arrivals, n);
-		if (!d->caps.ordered && d->caps.can_fence)
+		if (!d->caps.ordered && can_take_over(&d->caps))
 			note_imms(g, arrivals, n);
 		for (unsigned i = 0; i < n && !rest; i++)
 			rest = arrivals[i].kind == ARRIVAL_IMM && arrivals[i].status;
