@@ -1,0 +1,111 @@
+"""How long a NIC's death is felt, and what rate the others reach: two processes, four NICs of shared
+memory, each held to a fraction of what memory could do, one of which dies and later comes back.
+
+    python tools/failover.py [--seconds 3] [--rate 500M] [--impair reorder=64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing as mp
+import statistics
+import time
+from multiprocessing.connection import Connection
+
+from pgctl.engine import GroupConfig, NicConfig, PgTimeout, TransferEngine
+
+NICS = 4
+SIZE = 64 << 10
+WINDOW = 64
+IMM = 1
+
+
+def engine(impair: str) -> TransferEngine:
+    return TransferEngine(
+        [GroupConfig(nics=[NicConfig(transport="shm")] * NICS, progress="inline", impair=impair)]
+    )
+
+
+def receive(wire: Connection, impair: str) -> None:
+    with engine(impair) as e:
+        sink = e.alloc_mr(WINDOW * SIZE)
+        wire.send((bytes(e.main_address()), bytes(sink.desc)))
+        while not wire.poll():
+            with contextlib.suppress(PgTimeout):
+                e.wait_events(0.01)
+        wire.recv()
+        wire.send(e.counter(IMM).value)
+        wire.recv()
+
+
+def send(wire: Connection, impair: str, seconds: float) -> tuple[list[float], list[float], int]:
+    """When writes ended, when NICs went or came, and how many writes there were."""
+    ends, news = [], []
+    with engine(impair) as e:
+        addr, desc = wire.recv()
+        e.connect(e.add_peer(addr))
+        source, to = e.alloc_mr(WINDOW * SIZE), e.import_mr(desc)
+        begin = time.monotonic()
+        flying = submitted = 0
+        while flying or time.monotonic() - begin < seconds:
+            while flying < WINDOW and time.monotonic() - begin < seconds:
+                at = submitted % WINDOW * SIZE
+                e.submit_single_write(SIZE, IMM, (source, at), (to, at), cookie=submitted)
+                submitted += 1
+                flying += 1
+            for event in e.wait_events(5):
+                now = time.monotonic() - begin
+                if event.kind == "op":
+                    if event.error:
+                        raise event.error
+                    ends.append(now)
+                    flying -= 1
+                elif event.kind.startswith("nic"):
+                    news.append(now)
+        wire.send(None)
+        counted = wire.recv()
+        if counted != submitted:
+            raise SystemExit(f"{counted} of {submitted} writes were counted")
+        wire.send(None)
+        print(e.stats())
+    return ends, news, submitted
+
+
+def rate(ends: list[float], begin: float, end: float) -> float:
+    return sum(begin <= at < end for at in ends) * SIZE / (end - begin) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rate", default="500M")
+    parser.add_argument("--impair", default="")
+    args = parser.parse_args()
+    third = args.seconds / 3
+    more = f",{args.impair}" if args.impair else ""
+    impair = f"cap={args.rate}{more}"
+    ours, theirs = mp.Pipe()
+    child = mp.Process(target=receive, args=(theirs, impair))
+    child.start()
+    dying = f"{impair},kill=nic1@{third}s,revive=nic1@{2 * third}s"
+    ends, news, _ = send(ours, dying, args.seconds)
+    child.join()
+    down, up = news
+    margin = 0.2
+    whole = rate(ends, margin, down)
+    rest = rate(ends, down + margin, up)
+    again = rate(ends, up + margin, args.seconds)
+    first = next(at for at in ends if at > down) - down
+    gaps = [b - a for a, b in zip(ends, ends[1:], strict=False) if down - 0.01 < b < down + margin]
+    steady = next(
+        (t for t in range(0, 1000, 5) if rate(ends, down + t / 1e3, down + t / 1e3 + 0.1) >= 0.85 * rest), None
+    )
+    print(f"{whole:.1f} MB/s with {NICS} NICs; {rest:.1f} with {NICS - 1} ({rest / whole * NICS / (NICS - 1):.1%}"
+          f" of their share); {again:.1f} after it came back ({again / whole:.1%})")
+    print(f"next completion {first * 1e3:.2f} ms after the news, longest pause {max(gaps) * 1e3:.2f} ms,"
+          f" at the new rate after {steady} ms; median pause {statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False)) * 1e3:.3f} ms")
+
+
+if __name__ == "__main__":
+    main()
