@@ -14,7 +14,7 @@ SETUP_tsan := -Dc_args=-Wno-tsan -Dbuildtype=debugoptimized -Dwerror=false -Db_l
 TEST_asan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 TEST_tsan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 
-.PHONY: help venv bench test test-c asan tsan lint format wheel bench-peers clean
+.PHONY: help venv bench test test-c asan tsan lint format wheel model bench-peers clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -45,6 +45,9 @@ wheel: $(VENV)/.deps ## build a wheel for other machines, in dist/
 	rm -rf build/wheel && find src -name __pycache__ -exec rm -rf {} +
 	$(PIP) wheel --wheel-dir build/wheel $(LOCAL)
 	auditwheel repair --wheel-dir dist build/wheel/*.whl
+
+model: $(VENV)/.deps ## search the model of failover for a run that goes wrong
+	$(VENV)/bin/python tools/check_model.py
 
 bench-peers: venv ## measure the programs that pgctl is compared with
 	$(VENV)/bin/python tools/bench_peers.py
