@@ -184,15 +184,14 @@ static int bare_mr_export(struct domain *domain, const struct memory *memory, st
 	return 0;
 }
 
-/* Only to be given back: a sanitizer sees it if it is not, or twice. */
+/* Of its size, as shm may be a NIC of the same group; and a sanitizer sees if it is not given back. */
 static int bare_mr_import(struct domain *domain, const struct offer *offer, uint64_t len,
 			  void **mapped, struct pg_error *err)
 {
 	int rc = check_offer(offer, err);
 
 	(void)domain;
-	(void)len;
-	if (!rc && !(*mapped = malloc(1)))
+	if (!rc && !(*mapped = malloc(len)))
 		rc = error_set(err, -ENOMEM, "no memory for a region");
 	return rc;
 }

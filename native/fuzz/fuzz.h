@@ -16,6 +16,7 @@
 /* Called by libFuzzer, or by replay.c. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Two choices never stand in one expression: compilers differ in which they would make first. */
 struct input {
 	const uint8_t *at, *end;
 };

@@ -50,6 +50,24 @@ static void check_refused(int rc, const struct pg_error *err)
 	CHECK(err->text[0]);
 }
 
+/* What address.h says of a result. */
+static void check_addr(const struct net_addr *a)
+{
+	CHECK(a->n_domains >= 1 && a->n_domains <= PG_MAX_DOMAINS && a->n_hosts <= NET_HOSTS);
+	for (unsigned i = 0; i < a->n_domains; i++) {
+		const struct net_domain *d = &a->domains[i];
+
+		CHECK(d->transport[0] && memchr(d->transport, 0, sizeof(d->transport)));
+		CHECK(d->addr_len <= sizeof(d->addr));
+	}
+}
+
+static void check_desc(const struct mr_desc *d)
+{
+	CHECK(d->len && d->base + d->len > d->base);
+	CHECK(d->kind < MR_KINDS && d->n_keys >= 1 && d->n_keys <= PG_MAX_DOMAINS);
+}
+
 static void decode(const uint8_t *bytes, size_t len, bool desc)
 {
 	uint8_t again[PG_ADDR_MAX];
@@ -64,6 +82,10 @@ static void decode(const uint8_t *bytes, size_t len, bool desc)
 		check_refused(rc, &err);
 		return;
 	}
+	if (desc)
+		check_desc(&d);
+	else
+		check_addr(&a);
 	CHECK_EQ(desc ? mr_desc_encode(&d, again, &again_len)
 		      : net_addr_encode(&a, again, &again_len),
 		 0);

@@ -8,6 +8,7 @@
 
 #include "bare_nic.h"
 #include "engine/group.h"
+#include "engine/memory.h"
 #include "engine/op.h"
 #include "engine/peer.h"
 #include "engine/progress.h"
@@ -15,6 +16,8 @@
 #include "util/clock.h"
 
 #define HANDLES 4
+#define MAX_PEERS 3
+#define MAX_REGIONS 4
 #define MEM 4096
 #define MAX_TOLD 256
 #define HOUR 3600000000000ull
@@ -62,6 +65,53 @@ static struct pg_done done_next(void)
 static void accepted(int rc)
 {
 	n_told += rc > 0;
+}
+
+/* As in regions.c. */
+struct holder {
+	struct list link;
+	struct peer *peer;
+	uint64_t cookie;
+};
+
+/* Nobody holds a region twice for the same import. */
+static void count_holders(const struct mr *mr, unsigned *held)
+{
+	for (const struct list *l = mr->holders.next; l != &mr->holders; l = l->next) {
+		const struct holder *h = LIST_ENTRY(l, const struct holder, link);
+
+		held[h->peer->h.index]++;
+		for (const struct list *k = l->next; k != &mr->holders; k = k->next) {
+			const struct holder *other = LIST_ENTRY(k, const struct holder, link);
+
+			CHECK(h->peer != other->peer || h->cookie != other->cookie);
+		}
+	}
+}
+
+/* What the group has counted is what there is, and no more than there may be. */
+static void check_counts(void)
+{
+	unsigned handshakes = 0, held[MAX_PEERS] = { 0 };
+
+	for (uint32_t i = 0; i < g->rmrs.used; i++) {
+		const struct rmr *rmr = (const struct rmr *)handles_slot(&g->rmrs, i);
+
+		handshakes += rmr->peer && rmr_state(rmr) == RMR_ASKED;
+	}
+	for (uint32_t i = 0; i < g->mrs.used; i++)
+		if (mr_slot(g, i))
+			count_holders(mr_slot(g, i), held);
+	for (uint32_t i = 0; i < g->peers.used; i++) {
+		const struct peer *p = peer_slot(g, i);
+
+		if (!p)
+			continue;
+		handshakes += peer_state(p) == PEER_CONNECTING;
+		CHECK_EQ(p->n_holders, held[i]);
+		CHECK(held[i] <= MAX_REGIONS);
+	}
+	CHECK_EQ(g->handshakes, handshakes);
 }
 
 /* ---- What the program calls ----------------------------------------------------------------- */
@@ -138,7 +188,8 @@ static void write_one(struct input *in)
 {
 	struct pg_op op = { .opcode = PG_OP_WRITE };
 
-	op.u.write = (struct pg_write){ .src = pick(in, mrs), .dst = pick(in, rmrs) };
+	op.u.write.src = pick(in, mrs);
+	op.u.write.dst = pick(in, rmrs);
 	op.u.write.len = input_u16(in) % MEM + 1;
 	submit(&op, in);
 }
@@ -147,14 +198,14 @@ static void write_pages(struct input *in)
 {
 	struct pg_op op = { .opcode = PG_OP_PAGED };
 
-	op.u.paged = (struct pg_paged){ .src = pick(in, mrs),
-					.src_indices = page_indices,
+	op.u.paged = (struct pg_paged){ .src_indices = page_indices,
 					.src_stride = 64,
-					.dst = pick(in, rmrs),
 					.dst_indices = page_indices,
 					.dst_stride = 64,
-					.page_len = 64,
-					.n_pages = input_u8(in) % HANDLES + 1 };
+					.page_len = 64 };
+	op.u.paged.src = pick(in, mrs);
+	op.u.paged.dst = pick(in, rmrs);
+	op.u.paged.n_pages = input_u8(in) % HANDLES + 1;
 	submit(&op, in);
 }
 
@@ -163,10 +214,10 @@ static void scatter(struct input *in)
 	struct pg_op op = { .opcode = PG_OP_SCATTER };
 	struct pg_scatter_dst dsts[HANDLES];
 
-	op.u.scatter = (struct pg_scatter){ .src = pick(in, mrs),
-					    .dsts = dsts,
-					    .n = input_u8(in) % HANDLES + 1,
-					    .spread = input_u8(in) % 3 };
+	op.u.scatter.src = pick(in, mrs);
+	op.u.scatter.dsts = dsts;
+	op.u.scatter.n = input_u8(in) % HANDLES + 1;
+	op.u.scatter.spread = input_u8(in) % 3;
 	for (unsigned i = 0; i < op.u.scatter.n; i++)
 		dsts[i] = (struct pg_scatter_dst){ .dst = pick(in, rmrs), .len = 8 };
 	submit(&op, in);
@@ -382,8 +433,8 @@ static void begin(struct input *in)
 	config.max_ops = 32;
 	config.max_events = 8;
 	config.max_unclaimed = 4;
-	config.max_peers = 3;
-	config.max_regions = 4;
+	config.max_peers = MAX_PEERS;
+	config.max_regions = MAX_REGIONS;
 	config.heartbeat_ns = HOUR;
 	config.silent_ns = config.dead_ns = 4 * HOUR;
 	config.goodbye_ns = 0;
@@ -426,6 +477,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (!(step & QUIET))
 			round_of(g);
 		stranger_hears(&stranger);
+		check_counts();
 	}
 	end();
 	CHECK_EQ(fuzz_open_fds(), fds);

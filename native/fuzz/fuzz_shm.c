@@ -10,7 +10,7 @@
 #include "transport/shm/shm.h"
 
 #define CONNS 2
-#define REGION 8192
+#define REGION 65536 /* more than a ring of records */
 #define MAX_ARRIVALS 8
 
 static const struct transport *const shm = &transport_shm;
@@ -86,10 +86,16 @@ static struct offer make_offer(struct victim *v, struct input *in, const void *b
 		offer.len = input_u8(in) % (OFFER_BYTES + 1);
 	if (wrong & 8)
 		offer.n_fds = input_u8(in) % (OFFER_FDS + 1);
-	if (wrong & 16)
-		offer.fds[input_u8(in) % CONN_FDS] = v->odd[input_u8(in) % 4];
-	if (wrong & 32)
-		offer.fds[input_u8(in) % CONN_FDS] = v->fds[input_u8(in) % CONN_FDS];
+	if (wrong & 16) {
+		unsigned at = input_u8(in) % CONN_FDS;
+
+		offer.fds[at] = v->odd[input_u8(in) % 4];
+	}
+	if (wrong & 32) {
+		unsigned at = input_u8(in) % CONN_FDS;
+
+		offer.fds[at] = v->fds[input_u8(in) % CONN_FDS];
+	}
 	return offer;
 }
 
@@ -137,6 +143,8 @@ static void attach(struct victim *v, struct input *in)
 		return;
 	v->attached[i] = shm->conn_attach(&c->conn, &offer, &err) == 0;
 	CHECK(v->attached[i] || err.text[0]);
+	CHECK(!v->attached[i] || (offer.len == sizeof(theirs) && offer.n_fds == CONN_FDS &&
+				  c->peer_slot < INBOX_SLOTS));
 }
 
 static void reopen(struct victim *v, struct input *in)
@@ -190,8 +198,19 @@ static bool is_ours(const struct victim *v, const struct conn *conn)
 	return conn == v->conns[0] || conn == v->conns[1];
 }
 
+/* Between two looks at a connection no record was taken that is longer than one can be. */
+static void check_records(const struct shm_conn *c, const struct shm_conn *before)
+{
+	uint32_t n = c->taken - before->taken + before->waiting;
+
+	CHECK(c->pieces_in - before->pieces_in <= n * record_size(PIECE_MAX));
+	CHECK(c->messages_in - before->messages_in <= n * record_size(PG_MSG_MAX));
+}
+
 static void poll(struct victim *v, struct input *in)
 {
+	struct shm_conn before[CONNS] = { *(struct shm_conn *)v->conns[0],
+					  *(struct shm_conn *)v->conns[1] };
 	struct arrival a[MAX_ARRIVALS];
 	unsigned what = input_u8(in), max_msgs = what >> 4;
 	unsigned n = shm->poll(v->domain, a, what % (MAX_ARRIVALS + 1), max_msgs), msgs = 0;
@@ -211,6 +230,8 @@ static void poll(struct victim *v, struct input *in)
 		msgs++;
 	}
 	CHECK(msgs <= max_msgs);
+	for (unsigned i = 0; i < CONNS; i++)
+		check_records((struct shm_conn *)v->conns[i], &before[i]);
 }
 
 static void sleep_or_not(struct victim *v, struct input *in)
@@ -227,6 +248,15 @@ static void look(struct victim *v, struct input *in)
 
 	shm->describe(&c->conn, text, sizeof(text));
 	shm->visible(&c->conn, &mark);
+}
+
+/* What the peer says does not take us past what the rings hold. */
+static void check_positions(const struct shm_conn *c)
+{
+	CHECK(c->status || c->waiting <= RECORD_RING / LINE);
+	CHECK(c->status || c->entries - c->seen.entries <= ENTRIES);
+	CHECK(c->status || c->messages - c->seen.messages <= RECORD_RING);
+	CHECK(c->status || c->pieces - c->seen.pieces <= RECORD_RING);
 }
 
 /* ---- The peer at work ----------------------------------------------------------------------- */
@@ -319,8 +349,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	setenv("PGCTL_SHM_CMA", "0", 1);
 	peer_open(&v);
 	we_open(&v);
-	while (input_more(&in))
+	while (input_more(&in)) {
 		steps[input_u8(&in) % N_STEPS](&v, &in);
+		for (unsigned i = 0; i < CONNS; i++)
+			check_positions((struct shm_conn *)v.conns[i]);
+	}
 	we_close(&v);
 	peer_close(&v);
 	CHECK_EQ(fuzz_open_fds(), fds);

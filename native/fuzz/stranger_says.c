@@ -114,6 +114,7 @@ enum wrong {
 	UNFRAMED = 4, /* what was cut off its end is still in its length */
 	DIVIDED = 8,  /* comes in two parts */
 	SURPLUS_FD = 16,
+	LONG = 32, /* with more behind it than any message has */
 };
 
 /* With the right length, then as the input spoils it. */
@@ -128,6 +129,8 @@ static void say(struct stranger *s, struct line *l, struct packet *p, struct inp
 
 		p->len = p->len > trim ? p->len - trim : 0;
 	}
+	if (wrong & LONG)
+		p->len = sizeof(p->bytes);
 	memcpy(p->bytes + 8, &len, sizeof(len));
 	for (unsigned i = 0; i < (wrong & CHANGED) && p->len; i++) {
 		uint16_t at = input_u16(in);
@@ -206,8 +209,11 @@ static void add_offer(struct stranger *s, struct packet *p, struct input *in, bo
 		len = region ? sizeof(memory) : sizeof(conn);
 		memcpy(bytes, region ? (void *)&memory : (void *)&conn, len);
 	}
-	if (wrong & 1)
-		bytes[input_u8(in) % sizeof(bytes)] ^= input_u8(in);
+	if (wrong & 1) {
+		unsigned at = input_u8(in) % sizeof(bytes);
+
+		bytes[at] ^= input_u8(in);
+	}
 	if (wrong & 2)
 		len = input_u8(in);
 	if (wrong & 4)
@@ -337,8 +343,10 @@ void stranger_settles(struct stranger *s, struct input *in)
 {
 	struct line *l = stranger_line(s, in);
 	struct packet p = frame(CONTROL_SETTLE);
-	uint32_t m[2] = { input_u32(in), input_u8(in) };
+	uint32_t m[2];
 
+	m[0] = input_u32(in);
+	m[1] = input_u8(in);
 	if (!l)
 		return;
 	add(&p, m, sizeof(m));
@@ -351,8 +359,9 @@ void stranger_says(struct stranger *s, struct input *in)
 	struct line *l = stranger_line(s, in);
 	struct packet p = frame(input_u8(in));
 	uint8_t bytes[256];
-	size_t len = input_bytes(in, bytes, input_u8(in));
+	size_t len = input_u8(in);
 
+	len = input_bytes(in, bytes, len);
 	if (!l)
 		return;
 	add(&p, bytes, len);
