@@ -4,17 +4,22 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 LOCAL := --no-build-isolation --no-deps --config-settings=build-dir=build/py .
-SOURCES := meson.build meson.options $(shell find native src -name __pycache__ -prune -o -print)
+SOURCES := meson.build meson.options $(shell find native src \( -name __pycache__ -o -name corpus \) -prune -o -print)
 C_FILES := find native -name '*.[ch]' -exec clang-format
 
 # Addresses that the sanitizers of older compilers expect, where the kernel's randomisation is wider.
 FIXED_ADDRESSES := $(shell setarch -R true 2>/dev/null && echo "--wrapper='setarch -R'")
 SETUP_asan := -Dbuildtype=debugoptimized -Dwerror=false -Db_lundef=false -Db_sanitize=address,undefined
 SETUP_tsan := -Dc_args=-Wno-tsan -Dbuildtype=debugoptimized -Dwerror=false -Db_lundef=false -Db_sanitize=thread
+SETUP_fuzz := $(SETUP_asan) -Dfuzz=true -Dc_args='-fsanitize=fuzzer-no-link -fno-sanitize-recover=undefined'
 TEST_asan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 TEST_tsan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 
-.PHONY: help venv bench test test-c asan tsan lint format wheel model bench-peers clean
+# Seconds for each target of `make fuzz`.
+TIME ?= 60
+MERGE_fuzz-merge := --merge
+
+.PHONY: help venv bench test test-c asan tsan fuzz fuzz-merge lint format wheel model bench-peers clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -29,6 +34,10 @@ test: venv test-c asan tsan ## run every test: C, C under sanitizers, Python
 
 test-c asan tsan: %: build/%/build.ninja ## run the C tests: plain, under ASan and UBSan, under TSan
 	meson test -C build/$* --print-errorlogs $(TEST_$*)
+
+fuzz fuzz-merge: build/fuzz/build.ninja ## fuzz, TIME=seconds a target; add what was found to the corpus
+	meson compile -C build/fuzz
+	$(VENV)/bin/python tools/fuzz.py --time $(TIME) $(MERGE_$@)
 
 lint: $(VENV)/.deps ## check style and types
 	ruff check src tests tools examples
@@ -70,6 +79,10 @@ $(VENV)/.deps: pyproject.toml system-packages.txt
 $(VENV)/.installed: $(VENV)/.deps $(SOURCES)
 	$(PIP) install $(LOCAL)
 	touch $@
+
+build/fuzz/build.ninja: | $(VENV)/.deps
+	tools/system-packages native/fuzz/system-packages.txt
+	CC=clang meson setup build/fuzz $(SETUP_fuzz)
 
 build/%/build.ninja: | $(VENV)/.deps
 	meson setup build/$* $(SETUP_$*)

@@ -188,8 +188,8 @@ static void test_taken(void)
 static void test_records(void)
 {
 	static const struct {
-		bool key, message;
-		uint64_t raddr; /* beyond the landing */
+		bool key, message, none; /* none: it counts for no write */
+		uint64_t raddr;          /* beyond the landing */
 		uint32_t len;
 		int status;
 	} cases[] = {
@@ -200,6 +200,7 @@ static void test_records(void)
 		{ .key = true, .raddr = -(uint64_t)REGION, .len = 8, .status = -EACCES },
 		{ .key = true, .raddr = -(uint64_t)HALF - 1, .len = 8, .status = -EACCES },
 		{ .key = false, .len = 8, .status = -EACCES },
+		{ .key = true, .none = true, .len = 8, .status = -EPROTO },
 	};
 
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -213,8 +214,8 @@ static void test_records(void)
 		atomic_store(&record->len, cases[i].len);
 		atomic_store(&record->raddr, a.peer_base + HALF + cases[i].raddr);
 		atomic_store(&record->rkey, a.peer_key ^ !cases[i].key);
-		forge(&a,
-		      entry_make(here(&a), cases[i].message ? ENTRY_MSG : ENTRY_PIECE_IMM, 1, 1));
+		forge(&a, entry_make(here(&a), cases[i].message ? ENTRY_MSG : ENTRY_PIECE_IMM, 1,
+				     !cases[i].none));
 		expect_death(&b, cases[i].status);
 		close_pair(&a, &b);
 	}

@@ -119,8 +119,6 @@ static int take(struct shm_conn *c, uint64_t entry, struct arrival *arrival)
 
 	switch (entry_kind(entry)) {
 	case ENTRY_IMM:
-		if (!entry_count(entry))
-			return -EPROTO;
 		break;
 	case ENTRY_PIECE:
 		return place_piece(c);
@@ -136,6 +134,8 @@ static int take(struct shm_conn *c, uint64_t entry, struct arrival *arrival)
 	default:
 		return -EPROTO;
 	}
+	if (!entry_count(entry))
+		return -EPROTO;
 	arrival->kind = ARRIVAL_IMM;
 	arrival->conn = &c->conn;
 	arrival->imm = (uint32_t)entry;

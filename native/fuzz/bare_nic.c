@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: MIT */
+#include "bare_nic.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/error.h"
+
+#define CONNS 64
+#define QUEUE 64
+#define LOOK_AT 4096 /* bytes of a payload */
+
+struct bare_conn {
+	struct conn conn;
+	bool attached;
+	bool stopped;
+	bool broken;
+};
+
+struct bare_lane {
+	struct domain domain;
+	struct bare_conn *conns[CONNS];
+	unsigned n_conns;
+	struct arrival queue[QUEUE];
+	unsigned n_queued;
+};
+
+static unsigned caps_bits;
+static int post_status;
+static bool post_room = true;
+
+static struct bare_lane *lane_of(struct domain *domain)
+{
+	return (struct bare_lane *)domain;
+}
+
+/* ---- The registry --------------------------------------------------------------------------- */
+
+extern const struct transport transport_bare;
+
+static const struct transport *const transports[] = { &transport_bare, &transport_shm };
+
+#define N_TRANSPORTS (sizeof(transports) / sizeof(transports[0]))
+
+const struct transport *transport_at(unsigned i)
+{
+	return i < N_TRANSPORTS ? transports[i] : NULL;
+}
+
+const struct transport *transport_find(const char *name)
+{
+	for (unsigned i = 0; i < N_TRANSPORTS; i++) {
+		if (!strcmp(transports[i]->name, name))
+			return transports[i];
+	}
+	return NULL;
+}
+
+/* ---- What the target says ------------------------------------------------------------------- */
+
+void bare_nic_caps(unsigned caps)
+{
+	caps_bits = caps;
+	post_status = 0;
+	post_room = true;
+}
+
+void bare_nic_answers(int status, bool room)
+{
+	post_status = status;
+	post_room = room;
+}
+
+static void enqueue(struct bare_lane *lane, struct arrival arrival)
+{
+	if (lane->n_queued < QUEUE)
+		lane->queue[lane->n_queued++] = arrival;
+}
+
+void bare_nic_says(struct domain *domain, unsigned n, struct arrival arrival)
+{
+	struct bare_lane *lane = lane_of(domain);
+	struct bare_conn *c = lane->n_conns ? lane->conns[n % lane->n_conns] : NULL;
+
+	if (arrival.kind != ARRIVAL_NIC && (!c || !c->attached || c->broken))
+		return;
+	if (arrival.kind == ARRIVAL_DEAD)
+		c->broken = true;
+	arrival.conn = arrival.kind == ARRIVAL_NIC ? NULL : &c->conn;
+	enqueue(lane, arrival);
+}
+
+/* ---- The transport -------------------------------------------------------------------------- */
+
+static int bare_query(struct pg_caps *caps, struct pg_error *err)
+{
+	(void)err;
+	*caps = (struct pg_caps){
+		.max_write = caps_bits & BARE_SHORT ? 16 : 1 << 20,
+		.max_msg = PG_MSG_MAX,
+		.max_outstanding = QUEUE,
+		.imm_bits = 32,
+		.split_min = 32,
+		.ordered = caps_bits & BARE_ORDERED,
+		.reports_source = caps_bits & BARE_SOURCES,
+		.can_fence = caps_bits & BARE_FENCES,
+		.placement_once = true,
+		.sync_post = caps_bits & BARE_SYNC,
+		.maps_peer = caps_bits & BARE_MAPS,
+		.exact_failure = caps_bits & BARE_EXACT,
+		.reaches_hosts = true,
+	};
+	return 0;
+}
+
+static int bare_open(const struct domain_options *options, struct domain **domain,
+		     struct pg_error *err)
+{
+	struct bare_lane *lane = calloc(1, sizeof(*lane));
+
+	if (!lane)
+		return error_set(err, -ENOMEM, "no memory for a NIC");
+	lane->domain.transport = &transport_bare;
+	lane->domain.index = options->index;
+	lane->domain.fd = -1;
+	bare_query(&lane->domain.caps, err);
+	snprintf(lane->domain.name, sizeof(lane->domain.name), "bare%u", options->index);
+	*domain = &lane->domain;
+	return 0;
+}
+
+static void bare_close(struct domain *domain)
+{
+	if (lane_of(domain)->n_conns)
+		abort();
+	free(domain);
+}
+
+static int bare_address(struct domain *domain, uint8_t *buf, size_t *len)
+{
+	(void)domain;
+	(void)buf;
+	*len = 0;
+	return 0;
+}
+
+static int bare_mr_reg(struct domain *domain, const struct memory *memory, uint64_t *lkey,
+		       uint64_t *key, struct pg_error *err)
+{
+	(void)domain;
+	(void)memory;
+	(void)err;
+	*lkey = *key = 1;
+	return 0;
+}
+
+static void bare_mr_dereg(struct domain *domain, uint64_t lkey)
+{
+	(void)domain;
+	(void)lkey;
+}
+
+static void make_offer(struct offer *offer)
+{
+	*offer = (struct offer){ .len = 1, .bytes = { BARE_GOOD } };
+}
+
+static int check_offer(const struct offer *offer, struct pg_error *err)
+{
+	if (offer->len != 1 || offer->n_fds || offer->bytes[0] == BARE_FORGED)
+		return error_set(err, -EPROTO, "no offer of a bare NIC");
+	if (offer->bytes[0] == BARE_UNREACHABLE)
+		return error_set(err, -ENETUNREACH, "no cable");
+	return 0;
+}
+
+static int bare_mr_export(struct domain *domain, const struct memory *memory, struct offer *offer)
+{
+	(void)domain;
+	(void)memory;
+	make_offer(offer);
+	return 0;
+}
+
+/* Of its size, as shm may be a NIC of the same group; and a sanitizer sees if it is not given back. */
+static int bare_mr_import(struct domain *domain, const struct offer *offer, uint64_t len,
+			  void **mapped, struct pg_error *err)
+{
+	int rc = check_offer(offer, err);
+
+	(void)domain;
+	if (!rc && !(*mapped = malloc(len)))
+		rc = error_set(err, -ENOMEM, "no memory for a region");
+	return rc;
+}
+
+static void bare_mr_unimport(struct domain *domain, void *mapped, uint64_t len)
+{
+	(void)domain;
+	(void)len;
+	free(mapped);
+}
+
+static int bare_conn_open(struct domain *domain, struct conn **conn, struct offer *offer,
+			  struct pg_error *err)
+{
+	struct bare_lane *lane = lane_of(domain);
+	struct bare_conn *c = lane->n_conns < CONNS ? calloc(1, sizeof(*c)) : NULL;
+
+	if (!c)
+		return error_set(err, -ENOSPC, "all connections are in use");
+	c->conn.domain = domain;
+	lane->conns[lane->n_conns++] = c;
+	make_offer(offer);
+	*conn = &c->conn;
+	return 0;
+}
+
+static int bare_conn_attach(struct conn *conn, const struct offer *offer, struct pg_error *err)
+{
+	struct bare_conn *c = (struct bare_conn *)conn;
+	int rc = check_offer(offer, err);
+
+	c->attached = !rc;
+	conn->max_unmapped = conn->domain->caps.max_write;
+	return rc;
+}
+
+static void bare_conn_stop(struct conn *conn)
+{
+	struct bare_lane *lane = lane_of(conn->domain);
+
+	((struct bare_conn *)conn)->stopped = true;
+	for (unsigned i = 0; i < lane->n_queued; i++) {
+		if (lane->queue[i].conn == conn && lane->queue[i].kind == ARRIVAL_DONE)
+			lane->queue[i].status = -ECONNABORTED;
+	}
+	enqueue(lane, (struct arrival){ .kind = ARRIVAL_STOPPED, .conn = conn });
+}
+
+static void bare_conn_fence(struct conn *conn)
+{
+	enqueue(lane_of(conn->domain), (struct arrival){ .kind = ARRIVAL_FENCED, .conn = conn });
+}
+
+static void bare_conn_close(struct conn *conn)
+{
+	struct bare_lane *lane = lane_of(conn->domain);
+	unsigned n = 0, i = 0;
+
+	for (unsigned k = 0; k < lane->n_queued; k++) {
+		if (lane->queue[k].conn != conn)
+			lane->queue[n++] = lane->queue[k];
+	}
+	lane->n_queued = n;
+	while (&lane->conns[i]->conn != conn)
+		i++;
+	lane->conns[i] = lane->conns[--lane->n_conns];
+	free(conn);
+}
+
+/* Payload must be readable, by a NIC as by us. */
+static void look_at(const struct wr *wr)
+{
+	uint8_t bytes[LOOK_AT];
+	uint64_t n = wr->len < sizeof(bytes) ? wr->len : sizeof(bytes);
+
+	if (n)
+		memcpy(bytes, wr->src, n);
+}
+
+static int bare_post(struct conn *conn, const struct wr *wrs, unsigned n, struct pg_error *err)
+{
+	struct bare_lane *lane = lane_of(conn->domain);
+	const struct bare_conn *c = (const struct bare_conn *)conn;
+	bool sync = conn->domain->caps.sync_post;
+	unsigned i = 0;
+
+	if (!c->attached || c->stopped)
+		abort();
+	if (c->broken)
+		return error_set(err, -ECONNRESET, "the connection is broken");
+	if (sync && post_status)
+		return error_set(err, post_status, "the NIC does not want it");
+	for (; i < n && post_room && (sync || lane->n_queued < QUEUE); i++) {
+		look_at(&wrs[i]);
+		if (!sync)
+			enqueue(lane, (struct arrival){ .kind = ARRIVAL_DONE,
+							.status = post_status,
+							.conn = conn,
+							.id = wrs[i].id });
+	}
+	return i ? (int)i : -EAGAIN;
+}
+
+static void bare_flush(struct conn *conn)
+{
+	(void)conn;
+}
+
+static unsigned bare_poll(struct domain *domain, struct arrival *arrivals, unsigned max,
+			  unsigned max_msgs)
+{
+	struct bare_lane *lane = lane_of(domain);
+	unsigned n = 0, left = 0;
+
+	for (unsigned i = 0; i < lane->n_queued; i++) {
+		bool msg = lane->queue[i].kind == ARRIVAL_MSG;
+
+		if (n < max && (!msg || max_msgs)) {
+			max_msgs -= msg;
+			arrivals[n++] = lane->queue[i];
+		} else {
+			lane->queue[left++] = lane->queue[i];
+		}
+	}
+	lane->n_queued = left;
+	return n;
+}
+
+static bool bare_arm(struct domain *domain, bool sleep)
+{
+	return sleep && !lane_of(domain)->n_queued;
+}
+
+const struct transport transport_bare = {
+	.name = "bare",
+	.query = bare_query,
+	.open = bare_open,
+	.close = bare_close,
+	.address = bare_address,
+	.mr_reg = bare_mr_reg,
+	.mr_dereg = bare_mr_dereg,
+	.mr_export = bare_mr_export,
+	.mr_import = bare_mr_import,
+	.mr_unimport = bare_mr_unimport,
+	.conn_open = bare_conn_open,
+	.conn_attach = bare_conn_attach,
+	.conn_stop = bare_conn_stop,
+	.conn_fence = bare_conn_fence,
+	.conn_close = bare_conn_close,
+	.post = bare_post,
+	.flush = bare_flush,
+	.poll = bare_poll,
+	.arm = bare_arm,
+};
