@@ -5,30 +5,51 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from dataclasses import dataclass, replace
 
 import pytest
+
+from pgctl.engine import TransferEngine, Transport, transports
 
 REQUIRED = [name for name in os.environ.get("PGCTL_REQUIRE", "").split(",") if name]
 
 
+@dataclass(frozen=True)
+class Way:
+    """How bytes go: a transport of this build, or one with which something goes wrong."""
+
+    name: str
+    transport: Transport
+    impair: str = ""
+
+
+def ways(impairments):
+    """Every transport that the C library declares, and each of them with each impairment."""
+    for transport in transports():
+        yield Way(transport.name, transport)
+        for name, impair in impairments.items():
+            yield Way(f"{transport.name}+{name}", transport, impair)
+
+
 def pytest_generate_tests(metafunc):
     if "transport" in metafunc.fixturenames:
-        from pgctl.engine import transports
-
-        known = transports()
-        names = [transport.name for transport in known]
+        known = list(ways(getattr(metafunc.module, "IMPAIRMENTS", {})))
+        names = [way.name for way in known]
         if unknown := [name for name in REQUIRED if name not in names]:
             raise pytest.UsageError(f"PGCTL_REQUIRE: no transport is named {', '.join(unknown)}")
         metafunc.parametrize("transport", known, ids=names, indirect=True)
 
 
 @pytest.fixture
-def transport(request):
-    """A transport of this build that this machine can run."""
-    if request.param.caps is None:
-        refuse = pytest.fail if request.param.name in REQUIRED else pytest.skip
-        refuse(f"{request.param.name}: {request.param.reason}")
-    return request.param
+def transport(request, monkeypatch):
+    """A transport of this build that this machine can run, and what it promises in this way."""
+    way, transport = request.param, request.param.transport
+    if transport.caps is None:
+        refuse = pytest.fail if transport.name in REQUIRED else pytest.skip
+        refuse(f"{transport.name}: {transport.reason}")
+    monkeypatch.setenv("PGCTL_IMPAIR", way.impair)  # read by every engine, here and elsewhere
+    with TransferEngine(transport=transport.name) as engine:
+        return replace(transport, caps=engine.limits().caps)
 
 
 @pytest.hookimpl(hookwrapper=True)

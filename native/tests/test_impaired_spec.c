@@ -149,13 +149,19 @@ static void test_check(void)
 	struct pg_error err = { 0 };
 	int32_t rank = 7;
 
-	CHECK_EQ(pg_impair_check("", &rank, &err), 0);
+	CHECK_EQ(pg_impair_check("", 0, &rank, &err), 0);
 	CHECK_EQ(rank, -1);
-	CHECK_EQ(pg_impair_check("rank=2,depth=1", &rank, &err), 0);
+	CHECK_EQ(pg_impair_check("rank=2,depth=1", 0, &rank, &err), 0);
 	CHECK_EQ(rank, 2);
-	CHECK_EQ(pg_impair_check("rank=2,depth=0", &rank, &err), -EINVAL);
+	CHECK_EQ(pg_impair_check("rank=2,depth=0", 0, &rank, &err), -EINVAL);
 	CHECK(strstr(err.text, "\"depth=0\""));
+	CHECK_EQ(pg_impair_check("kill=nic2@1s", 2, &rank, &err), -EINVAL);
+	CHECK(strstr(err.text, "nic2") && strstr(err.text, "2 NICs"));
+	CHECK_EQ(pg_impair_check("cap=nic2:1G", 2, &rank, &err), -EINVAL);
 	CHECK_EQ(rank, 2);
+	CHECK_EQ(pg_impair_check("cap=nic2:1G", 3, &rank, &err), 0);
+	CHECK_EQ(pg_impair_check("cap=nic2:1G", 0, &rank, &err), 0);
+	CHECK_EQ(rank, -1);
 }
 
 int main(void)

@@ -154,6 +154,32 @@ def test_what_was_asked_is_said(shown: Callable[..., str]) -> None:
                        the sender""")
 
 
+def test_what_went_wrong_on_purpose_is_said(shown: Callable[..., str]) -> None:
+    def made(spec: Spec) -> Record:
+        came = three_writes(spec)
+        lost = {"failovers": 2, "retries": 0}, {"failovers": 1, "retries": 7}, {"retries": 30}
+        nics = tuple(Nic(f"shm{i}", None, 0, counters) for i, counters in enumerate(lost))
+        return replace(came, fabric=replace(came.fabric, nics=nics, impair=spec.impair))
+
+    out = shown(made, "write", "--impair", "fail=0.01,kill=nic0@0.3s", "--nics-per-rank", "3")
+    assert "\nimpaired       fail=0.01,kill=nic0@0.3s, seed 0\n" in out
+    assert out[out.index("failovers") :].startswith(
+        textwrap.dedent("""\
+        failovers      2 connections of shm0 and 1 connection of shm1 broke; 37 work
+                       requests were sent again by others
+        """)
+    )
+
+
+def test_where_nothing_broke_nothing_is_said(shown: Callable[..., str]) -> None:
+    def made(spec: Spec) -> Record:
+        came = three_writes(spec)
+        nics = (Nic("shm0", None, 0, {"failovers": 0, "retries": 0}),)
+        return replace(came, fabric=replace(came.fabric, nics=nics))
+
+    assert "failovers" not in shown(made, "write")
+
+
 def with_threads(spec: Spec) -> Record:
     made = three_writes(spec)
     by_threads = {"65536": 87.2, "1048576": 101.6, "33554432": 19.7}
@@ -300,6 +326,11 @@ def test_what_was_measured_before_an_error_is_shown(shown: Callable[..., str]) -
         ("write -r 2 --nics-per-rank 4,2,1", "--nics-per-rank has 3 numbers, for 2 ranks"),
         ("scatter -r 3 --nics-per-rank 4,1", "--nics-per-rank has 2 numbers, for 3 ranks"),
         ("write --transport verbs", "'verbs' is not one of"),
+        ("write --impair delay=20", "'--impair': impairment \"delay=20\": expected delay=TIME"),
+        ("write --impair kill=nic1@1s", "names nic1, and there are 1 NICs"),
+        ("write --impair cap=nic1:1G --nics-per-rank 2,1", "names nic1, and there are 1 NICs"),
+        ("write --impair cap=nic1:1G,rank=1 --nics-per-rank 2,1", "names nic1"),
+        ("write --impair depth=3,rank=2", "--impair is for rank 2, and there are 2"),
         ("write --json /nonexistent/out.json", "cannot write '/nonexistent/out.json'"),
         ("write --json /", "cannot write '/': Is a directory"),
         ("write --dry-run --json -", "--dry-run measures nothing"),
@@ -359,16 +390,14 @@ def test_the_nics_of_each_rank(args: str, ranks: int, nics: tuple[int, ...]) -> 
 # ---- How it runs and ends, with real processes
 
 
-def pgctl(*args: str, **more: object) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+def pgctl(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [*PGCTL, *args],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
-        env=environ,
+        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environ},
         check=False,
-        **more,
     )
 
 
@@ -422,6 +451,8 @@ def test_each_operation_runs(operation: str) -> None:
         "-w 0",
         "-D 0.001",
         "--seed 7",
+        "--impair reorder=16,jitter=50us --seed 7",
+        "--impair depth=2,delay=10us,rank=1 --nics-per-rank 2",
     ],
 )
 def test_each_flag_of_a_write(flags: str) -> None:
@@ -512,6 +543,23 @@ def test_a_dry_run_says_what_each_rank_would_have() -> None:
         traffic        up to 64 writes in flight, each counted by the receiver
         would run      1M, 3 times
         """)
+
+
+def test_the_record_says_what_went_wrong_on_purpose() -> None:
+    args = ("bench", "send", *QUICK, "--sizes", "8", "--seed", "7", "--json", "-")
+    for done, impair in (
+        (pgctl(*args), ""),
+        (pgctl(*args, "--impair", "jitter=1us"), "jitter=1us"),
+        (pgctl(*args, PGCTL_IMPAIR="depth=1,rank=1"), "depth=1,rank=1"),
+        (pgctl(*args, "--impair", "none", PGCTL_IMPAIR="depth=1"), "none"),
+    ):
+        assert (done.returncode, done.stderr) == (0, "")
+        document = json.loads(done.stdout)
+        jsonschema.validate(document, SCHEMA)
+        assert document["fabric"]["impair"] == impair
+        assert document["run"]["seed"] == 7
+        assert {"retries", "failovers"} <= document["fabric"]["nics"][0]["counters_delta"].keys()
+        assert ("impaired" in document["fabric"]["path"]) == (impair != "")
 
 
 def test_a_step_that_cannot_be_done_ends_with_3() -> None:

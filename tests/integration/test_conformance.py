@@ -39,6 +39,12 @@ from pgctl.engine import (
 
 NICS = [(1, 1), (2, 2), (3, 3), (4, 4), (1, 4), (4, 2), (3, 1), (2, 3)]
 KINDS = ["engine", "numpy", "bytearray"]
+IMPAIRMENTS = {
+    "none": "none",
+    "late": "delay=30us,jitter=30us",
+    "reorder": "reorder=16,jitter=50us",
+}
+"""What goes wrong must not show: work requests end later, in order or not."""
 
 
 def edge_sizes(caps):

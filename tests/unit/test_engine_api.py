@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -26,6 +26,7 @@ from pgctl.engine import (
     check,
     transports,
 )
+from pgctl.engine.config import impairment_of
 
 IMM = 5
 
@@ -184,6 +185,68 @@ def test_the_environment_configures_and_arguments_override(monkeypatch):
     monkeypatch.setenv("PGCTL_MAX_OPS", "many")
     with pytest.raises(PgInvalid, match="PGCTL_MAX_OPS=many is not a number"):
         TransferEngine()
+
+
+def impaired(impair, **config):
+    return GroupConfig(nics=[NicConfig()] * 2, impair=impair, **config)
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (impaired("reorder=1"), '"reorder=1": expected reorder=N, 2 to 128'),
+        (impaired("kill=nic2@1s"), "names nic2, and there are 2 NICs"),
+        (impaired("depth=1,rank=0"), "is for rank 0, and an engine has none"),
+        (impaired("x" * 256), "impair .* is not a name of up to 255 bytes"),
+        (impaired("none", impair_seed=-1), "impair_seed -1 is out of range"),
+    ],
+)
+def test_a_wrong_impairment_is_refused(group, message):
+    with pytest.raises(PgInvalid, match=message):
+        TransferEngine([group])
+
+
+def test_an_impaired_group_promises_less(monkeypatch):
+    monkeypatch.delenv("PGCTL_IMPAIR", raising=False)
+
+    def caps(impair):
+        with TransferEngine([impaired(impair)]) as engine:
+            return engine.limits().caps
+
+    plain = caps("")
+    assert caps("none") == plain
+    assert caps("reorder=4,depth=3") == replace(
+        plain,
+        max_outstanding=3,
+        ordered=False,
+        can_fence=True,
+        sync_post=False,
+        exact_failure=False,
+    )
+    monkeypatch.setenv("PGCTL_IMPAIR", "depth=5")
+    assert caps("").max_outstanding == 5
+    assert caps("none") == plain
+    monkeypatch.setenv("PGCTL_IMPAIR_SEED", "many")
+    assert caps("none") == plain
+    with pytest.raises(PgInvalid, match="PGCTL_IMPAIR_SEED=many is not a number"):
+        caps("")
+    monkeypatch.setenv("PGCTL_IMPAIR", "depths=5")
+    monkeypatch.delenv("PGCTL_IMPAIR_SEED")
+    with pytest.raises(PgInvalid, match='"depths=5": expected'):
+        caps("")
+
+
+def test_an_impairment_may_be_for_one_rank():
+    assert [impairment_of(rank, "") for rank in (0, 1)] == ["", ""]
+    assert [impairment_of(rank, "depth=3") for rank in (0, 1)] == ["depth=3", "depth=3"]
+    assert [impairment_of(rank, "rank=1,depth=3") for rank in (0, 1)] == ["none", "depth=3"]
+    assert [impairment_of(rank, "rank=1") for rank in (0, 1)] == ["none", "none"]
+    for breaks in ("kill=nic0@1s", "fail=0.1"):
+        both = [impairment_of(rank, f"{breaks},rank=0") for rank in (0, 1)]
+        assert both == [breaks, "delay=0ns"]
+    assert impairment_of(1, "kill=rank@1s,rank=0") == "none"
+    with pytest.raises(PgInvalid, match='"depth=0"'):
+        impairment_of(1, "rank=0,depth=0")
 
 
 def test_the_environment_limits_operations_and_an_argument_says_otherwise(monkeypatch):

@@ -64,6 +64,7 @@ fabrics = st.builds(
     nics=st.lists(nics, max_size=4).map(tuple),
     path=text,
     nics_per_rank=st.lists(st.integers(1, 4)).map(tuple),
+    impair=text,
     progress=st.lists(st.sampled_from(["inline", "worker"])).map(tuple),
 )
 series = st.builds(
@@ -148,6 +149,7 @@ def test_the_schema_is_one() -> None:
         (("run", "ranks"), 0),
         (("results",), [{"size": 8}]),
         (("fabric", "nics_per_rank"), 4),
+        (("fabric", "impair"), None),
         (("fabric", "nics_per_rank"), [4, 0]),
         (("fabric", "progress"), ["inline", "idle"]),
         (("schema",), "pgctl.result/2"),

@@ -116,9 +116,9 @@ const char *pg_transport_name(unsigned i);
 /* -ENOENT for an unknown name; -ENODEV with the reason when this machine cannot run it. */
 int pg_transport_caps(const char *name, struct pg_caps *caps, struct pg_error *err);
 
-/* Whether a text says what is to go wrong on purpose with the NICs of a group, and for which rank
- * that is meant: -1 if for all. "" is nothing. -EINVAL names the piece that does not, and what was
- * expected there. The pieces, separated by commas:
+/* Whether a text says what is to go wrong on purpose with the NICs of a group, which has so many (0:
+ * any number), and for which rank that is meant: -1 if for all. "" is nothing. -EINVAL names the
+ * piece that does not, and what was expected there. The pieces, separated by commas:
  *
  *   none            nothing goes wrong, in the same way; it stands alone
  *   reorder=N       work requests of a connection overtake each other within a window of N, 2 to 128
@@ -133,7 +133,7 @@ int pg_transport_caps(const char *name, struct pg_caps *caps, struct pg_error *e
  *
  * TIME is a number and ns, us, ms or s, RATE a number and K, M or G bits per second, both with decimals
  * if need be. Kills and revivals count from the first work request or arrival of the process. */
-int pg_impair_check(const char *impair, int32_t *rank, struct pg_error *err);
+int pg_impair_check(const char *impair, uint32_t nics, int32_t *rank, struct pg_error *err);
 
 /* ---- Engine and groups --------------------------------------------------------------------- */
 
@@ -157,10 +157,10 @@ struct pg_group_config {
 	int32_t progress;   /* enum pg_progress */
 	int32_t worker_cpu; /* -1: not pinned */
 	bool rail_only;     /* NICs of different rails do not reach each other */
-	/* What goes wrong with its NICs on purpose: see pg_impair_check. "": PGCTL_IMPAIR, or nothing
-	 * if that is not set; a rank in there is refused, as an engine has none. */
+	/* What goes wrong with its NICs on purpose: see pg_impair_check. A rank in there is refused,
+	 * as an engine has none. "": PGCTL_IMPAIR with PGCTL_IMPAIR_SEED (0), or nothing. */
 	char impair[PG_IMPAIR_MAX];
-	uint64_t impair_seed; /* of what is left to chance; 0: PGCTL_IMPAIR_SEED (0) */
+	uint64_t impair_seed; /* of what is left to chance */
 };
 
 /* Every number here can be overridden by the environment variable named behind it, read by

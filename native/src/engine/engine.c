@@ -94,17 +94,22 @@ int config_impairment(const struct pg_group_config *c, struct impairment *impair
 		      struct pg_error *err)
 {
 	const char *env = getenv("PGCTL_IMPAIR");
+	int32_t rank;
 	int rc = 0;
 
 	if (!memchr(c->impair, 0, sizeof(c->impair)))
 		return error_set(err, -EINVAL, "impair is not a string");
 	*impair = (struct impairment){ .spec = c->impair, .seed = c->impair_seed };
-	if (!impair->spec[0] && env)
-		impair->spec = env;
-	if (!impair->seed)
+	if (!c->impair[0] && env) {
+		*impair = (struct impairment){ .spec = env };
 		rc = from_env("PGCTL_IMPAIR_SEED", &impair->seed, UINT64_MAX, err);
-	if (!rc && impair->spec[0])
-		rc = impaired_check(impair->spec, c->n_domains, err);
+	}
+	if (!rc)
+		rc = pg_impair_check(impair->spec, c->n_domains, &rank, err);
+	if (!rc && rank >= 0)
+		rc = error_set(err, -EINVAL,
+			       "impairment \"%.120s\" is for rank %d, and an engine has none",
+			       impair->spec, rank);
 	return rc;
 }
 

@@ -194,7 +194,5 @@ extern const struct transport transport_shm;
 int impaired_open(const struct transport *transport, const char *spec, uint64_t seed,
 		  const struct domain_options *options, struct domain **domain,
 		  struct pg_error *err);
-/* Whether spec can be followed by a group of n_domains. */
-int impaired_check(const char *spec, unsigned n_domains, struct pg_error *err);
 
 #endif

@@ -95,6 +95,7 @@ def outline(spec: Spec, ranks: int, argv: Sequence[str]) -> Record:
             tuple(Nic(name, None, 0.0) for name in nic_names(transport, nics[0])),
             nics_per_rank=nics,
             progress=tuple(place.progress for place in places),
+            impair=spec.impair,
         ),
     )
 

@@ -17,6 +17,7 @@ from pgctl.bench.placement import Seat
 from pgctl.bench.spec import MESSAGE_MAX, Spec
 from pgctl.cluster import Cluster
 from pgctl.engine import MemoryRegion, Peer, RemoteRegion, TransferEngine
+from pgctl.engine.config import impairment_of, uniform
 from pgctl.report.record import Fabric, Nic, nic_names
 
 RECEIVES = 256
@@ -59,7 +60,15 @@ class Session:
         self.transport, self._why = fabric.choose(spec.transport, hosts)
         self.nics = nic_names(self.transport, nics[self.rank])
         self.engine = TransferEngine(
-            nics=nics[self.rank], transport=self.transport, progress=self.placement.progress
+            [
+                uniform(
+                    nics[self.rank],
+                    self.transport,
+                    self.placement.progress,
+                    impairment_of(self.rank, spec.impair),
+                    spec.seed,
+                )
+            ]
         )
         self._at_start = self.counters()
         self.peers: dict[int, Peer] = {}
@@ -153,4 +162,5 @@ class Session:
             path=self.peers[min(self.peers)].info().path if self.peers else "",
             nics_per_rank=self.spec.nics(self.size),
             progress=tuple(place.progress for place in self.places),
+            impair=self.spec.impair,
         )

@@ -44,6 +44,8 @@ class Spec:
     progress: Literal["auto", "inline", "worker"] = "auto"
     timeout_s: float = 30.0
     seed: int = 0
+    impair: str = ""
+    """What goes wrong on purpose."""
 
     @property
     def test(self) -> str:
@@ -102,7 +104,7 @@ def _padded(size: int) -> int:
 
 
 _LINE = 64
-_ELSEWHERE = ("operation", "seed", "transport", "nics_per_rank")
+_ELSEWHERE = ("operation", "seed", "transport", "nics_per_rank", "impair")
 """The record has a place of its own for these."""
 _MEMORY = ("touch", "memory", "imm")
 _WITHOUT = {

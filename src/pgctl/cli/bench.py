@@ -11,7 +11,7 @@ from pgctl.cli.options import flags
 
 _SWEEP = ("min_bytes", "max_bytes", "factor", "sizes")
 _AMOUNT = ("iters", "duration", "warmup", "cycles")
-_FABRIC = ("ranks", "nics", "transport", "progress", "timeout")
+_FABRIC = ("ranks", "nics", "transport", "progress", "impair", "timeout")
 _OUTPUT = ("json", "seed", "dry_run", "quiet", "verbose")
 
 

@@ -19,7 +19,7 @@ from pgctl.units import format_size
 
 _AS_GIVEN = (
     *("iters", "warmup", "window", "cycles", "bidirectional", "check", "imm", "touch"),
-    *("pages", "memory", "transport", "progress", "seed"),
+    *("pages", "memory", "transport", "progress", "impair", "seed"),
 )
 
 Show = Callable[[Record], None]
@@ -61,9 +61,11 @@ class Request:
             nics_per_rank=given["nics_per_rank"],
             **{name: given[name] for name in _AS_GIVEN if name in given},
         )
+        ranks = _ranks(operation, given["ranks"], given["nics_per_rank"])
+        _check_impairment(spec, ranks)
         return cls(
             spec=spec,
-            ranks=_ranks(operation, given["ranks"], given["nics_per_rank"]),
+            ranks=ranks,
             argv=tuple(argv),
             **{name: given[name] for name in ("json_target", "dry_run", "quiet", "verbose")},
         )
@@ -141,6 +143,21 @@ def _sizes(operation: str, sweep: tuple[int, int], given: Mapping[str, Any]) -> 
             f"a message holds at most {format_size(MESSAGE_MAX)}, not {format_size(max(sizes))}"
         )
     return sizes
+
+
+def _check_impairment(spec: Spec, ranks: int) -> None:
+    """There must be the NICs and the rank that it names."""
+    from pgctl.engine.config import checked_impairment
+    from pgctl.errors import PgInvalid
+
+    meant = checked_impairment(spec.impair)
+    if meant is not None and meant >= ranks:
+        raise click.UsageError(f"--impair is for rank {meant}, and there are {ranks}")
+    nics = spec.nics(ranks)
+    try:
+        checked_impairment(spec.impair, min(nics) if meant is None else nics[meant])
+    except PgInvalid as error:
+        raise click.UsageError(f"--impair: {error}") from None
 
 
 _SWEEP_FLAGS = {"-b": "min_bytes", "-e": "max_bytes", "-f": "factor"}

@@ -109,6 +109,22 @@ class Target(click.ParamType[str]):
         return str(value)
 
 
+class Impairment(click.ParamType[str]):
+    """What is to go wrong."""
+
+    name = "spec"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from pgctl.engine.config import checked_impairment
+        from pgctl.errors import PgInvalid
+
+        try:
+            checked_impairment(value)
+        except PgInvalid as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
 SIZE, SIZES, SECONDS, TARGET = Size(), Sizes(), Seconds(), Target()
 
 
@@ -252,6 +268,14 @@ _FLAGS: dict[str, Decorator] = {
         default=0,
         show_default=True,
         help="Of all that is drawn.",
+    ),
+    "impair": click.option(
+        "--impair",
+        type=Impairment(),
+        default="",
+        envvar="PGCTL_IMPAIR",
+        help="What goes wrong with NICs on purpose, drawn with --seed: reorder=16,jitter=50us, "
+        "kill=nic1@0.3s; docs/impair.md has the rest.  [env: PGCTL_IMPAIR]",
     ),
     "dry_run": click.option("--dry-run", is_flag=True, help="Say what would run; start nothing."),
     "quiet": click.option("-q", "--quiet", is_flag=True, help="Only the figures."),

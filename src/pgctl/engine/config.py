@@ -47,6 +47,11 @@ class GroupConfig:
     """Where the worker is pinned; -1: nowhere."""
     rail_only: bool = False
     """NICs of different rails do not reach each other."""
+    impair: str = ""
+    """What goes wrong with its NICs on purpose: "reorder=16,jitter=50us"; see docs/impair.md.
+    Empty: as PGCTL_IMPAIR and PGCTL_IMPAIR_SEED say, or nothing."""
+    impair_seed: int = 0
+    """Of what is left to chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +161,42 @@ def stats_of(group: Any) -> list[NicStats]:
     return found
 
 
-def uniform(nics: int, transport: str, progress: Progress) -> GroupConfig:
+def uniform(
+    nics: int, transport: str, progress: Progress, impair: str = "", impair_seed: int = 0
+) -> GroupConfig:
     """A group of equal NICs."""
     if not 1 <= nics <= lib.PG_MAX_DOMAINS:
         raise PgInvalid(f"{nics} NICs in a group; 1 to {lib.PG_MAX_DOMAINS}")
-    return GroupConfig(nics=[NicConfig(transport=transport)] * nics, progress=progress)
+    return GroupConfig(
+        nics=[NicConfig(transport=transport)] * nics,
+        progress=progress,
+        impair=impair,
+        impair_seed=impair_seed,
+    )
+
+
+def impairment_of(rank: int, impair: str) -> str:
+    """The part of a rank in what is to go wrong, which may be meant for one rank alone.
+
+    Of a connection that breaks, both ends have to be stopped: where one rank's do, the others hold
+    work requests back as well, but for no time. Raises PgInvalid.
+    """
+    meant = checked_impairment(impair)
+    pieces = [piece for piece in impair.split(",") if not piece.startswith("rank=")]
+    if meant in (None, rank):
+        return ",".join(pieces) or "none" * bool(impair)
+    breaks = any(piece.startswith(("kill=nic", "fail=")) for piece in pieces)
+    return "delay=0ns" if breaks else "none"
+
+
+def checked_impairment(impair: str, nics: int = 0) -> int | None:
+    """The rank that it is meant for; None: every one. Raises PgInvalid, which names the piece.
+
+    nics: how many there are; 0: any number.
+    """
+    rank, error = ffi.new("int32_t *"), new_error()
+    check(lib.pg_impair_check(impair.encode(), nics, rank, error), error)
+    return None if rank[0] < 0 else int(rank[0])
 
 
 def nanoseconds(seconds: float | None, what: str) -> int | None:
@@ -200,6 +236,8 @@ def _fill_group(c: Any, group: GroupConfig) -> None:
     c.progress = _PROGRESS[group.progress]
     _set(c, "worker_cpu", group.worker_cpu)
     c.rail_only = group.rail_only
+    c.impair = fixed(group.impair, ffi.sizeof(c.impair), "impair")
+    _set(c, "impair_seed", group.impair_seed)
     c.n_domains = len(group.nics)  # the engine refuses more than the array holds
     for domain, nic in zip(c.domains, group.nics, strict=False):
         domain.transport = fixed(nic.transport, ffi.sizeof(domain.transport), "transport")

@@ -34,6 +34,8 @@ class Line:
 def header(record: Record) -> list[Line]:
     """What was measured, over what, and why over that."""
     lines = [Line(record.command, _ranks(record)), Line("transport", _fabric(record))]
+    if record.fabric.impair:
+        lines.append(Line("impaired", f"{record.fabric.impair}, seed {record.run.seed}", _BAD))
     parameters = record.run.parameters
     if "memory" in parameters:
         lines.append(Line("memory", _memory(parameters)))
@@ -61,6 +63,8 @@ def footer(record: Record) -> list[Line]:
     lines = [Line("limits", text) for text in _limits(record)]
     if (ratio := _latency_ratio(record)) is not None:
         lines.append(Line("latency", ratio))
+    if (failovers := _failovers(record.fabric)) is not None:
+        lines.append(Line("failovers", failovers))
     lines += [
         Line(finding.verdict, f"{finding.title}: {finding.evidence}", _BAD)
         for finding in record.findings
@@ -192,6 +196,18 @@ def _latency_ratio(record: Record) -> str | None:
         "bench.scatter": f"{format_size(smallest.size)} from each to all",
     }.get(smallest.test, f"{format_size(smallest.size)} one way, half a round trip")
     return f"{what}: {format_number(value)} µs, {format_number(value / line)} times the cache line"
+
+
+def _failovers(fabric: Fabric) -> str | None:
+    counters = {nic.name: nic.counters_delta for nic in fabric.nics}
+    broke = {name: n for name, nic in counters.items() if (n := nic.get("failovers", 0))}
+    if not broke:
+        return None
+    where = _and(
+        [f"{n} {'connection' if n == 1 else 'connections'} of {name}" for name, n in broke.items()]
+    )
+    retries = sum(nic.get("retries", 0) for nic in counters.values())
+    return f"{where} broke; {retries} work requests were sent again by others"
 
 
 def _verified(results: Sequence[Result]) -> Line | None:

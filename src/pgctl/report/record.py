@@ -61,6 +61,8 @@ class Fabric:
     nics_per_rank: tuple[int, ...] = ()
     """By rank, as the next; empty: it did not come to that."""
     progress: tuple[str, ...] = ()
+    impair: str = ""
+    """What went wrong on purpose, with the seed of the run; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "transport/transport.h"
 #include "util/clock.h"
 #include "util/error.h"
 
@@ -309,31 +308,17 @@ int impair_parse(const char *spec, struct impair *impair, struct pg_error *err)
 	return 0;
 }
 
-int pg_impair_check(const char *spec, int32_t *rank, struct pg_error *err)
+int pg_impair_check(const char *spec, uint32_t nics, int32_t *rank, struct pg_error *err)
 {
-	struct impair impair = { .rank = -1 };
-	int rc = spec[0] ? impair_parse(spec, &impair, err) : 0;
-
-	if (!rc)
-		*rank = impair.rank;
-	return rc;
-}
-
-int impaired_check(const char *spec, unsigned n_domains, struct pg_error *err)
-{
-	struct impair im;
-	int rc = impair_parse(spec, &im, err);
+	struct impair im = { .rank = -1, .highest_nic = -1 };
+	int rc = spec[0] ? impair_parse(spec, &im, err) : 0;
 
 	if (rc)
 		return rc;
-	if (im.rank >= 0)
+	if (nics && im.highest_nic >= (int32_t)nics)
 		return error_set(err, -EINVAL,
-				 "impairment \"%.120s\" is for rank %d, and an engine has none",
-				 spec, im.rank);
-	if (im.highest_nic >= (int32_t)n_domains)
-		return error_set(
-			err, -EINVAL,
-			"impairment \"%.120s\" names nic%d, and the group has nic0 to nic%u", spec,
-			im.highest_nic, n_domains - 1);
+				 "impairment \"%.120s\" names nic%d, and there are %u NICs", spec,
+				 im.highest_nic, nics);
+	*rank = im.rank;
 	return 0;
 }
