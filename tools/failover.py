@@ -99,12 +99,21 @@ def main() -> None:
     first = next(at for at in ends if at > down) - down
     gaps = [b - a for a, b in zip(ends, ends[1:], strict=False) if down - 0.01 < b < down + margin]
     steady = next(
-        (t for t in range(0, 1000, 5) if rate(ends, down + t / 1e3, down + t / 1e3 + 0.1) >= 0.85 * rest), None
+        (
+            t
+            for t in range(0, 1000, 5)
+            if rate(ends, down + t / 1e3, down + t / 1e3 + 0.1) >= 0.85 * rest
+        ),
+        None,
     )
-    print(f"{whole:.1f} MB/s with {NICS} NICs; {rest:.1f} with {NICS - 1} ({rest / whole * NICS / (NICS - 1):.1%}"
-          f" of their share); {again:.1f} after it came back ({again / whole:.1%})")
-    print(f"next completion {first * 1e3:.2f} ms after the news, longest pause {max(gaps) * 1e3:.2f} ms,"
-          f" at the new rate after {steady} ms; median pause {statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False)) * 1e3:.3f} ms")
+    print(
+        f"{whole:.1f} MB/s with {NICS} NICs; {rest:.1f} with {NICS - 1} ({rest / whole * NICS / (NICS - 1):.1%}"
+        f" of their share); {again:.1f} after it came back ({again / whole:.1%})"
+    )
+    print(
+        f"next completion {first * 1e3:.2f} ms after the news, longest pause {max(gaps) * 1e3:.2f} ms,"
+        f" at the new rate after {steady} ms; median pause {statistics.median(b - a for a, b in zip(ends, ends[1:], strict=False)) * 1e3:.3f} ms"
+    )
 
 
 if __name__ == "__main__":
