@@ -14,7 +14,7 @@ SETUP_tsan := -Dc_args=-Wno-tsan -Dbuildtype=debugoptimized -Dwerror=false -Db_l
 TEST_asan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 TEST_tsan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 
-.PHONY: help venv bench test test-c asan tsan lint format wheel bench-peers clean
+.PHONY: help venv bench test soak test-c asan tsan lint format wheel bench-peers clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -26,6 +26,10 @@ bench: venv ## measure writes between two local processes
 
 test: venv test-c asan tsan ## run every test: C, C under sanitizers, Python
 	pytest
+
+soak: venv ## run random programs: make soak TIME=600 [SEED=n] [IMPAIR=...]
+	$(VENV)/bin/python tests/model/soak.py --time $(or $(TIME),60) \
+		$(if $(SEED),--seed $(SEED)) --impair '$(IMPAIR)'
 
 test-c asan tsan: %: build/%/build.ninja ## run the C tests: plain, under ASan and UBSan, under TSan
 	meson test -C build/$* --print-errorlogs $(TEST_$*)

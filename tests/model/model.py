@@ -1,8 +1,8 @@
 """What must hold: the reference that engines are compared with, written as plainly as can be.
 
-A round is judged when everything in it has ended. For each piece of an operation the model says with
-which errors it may have ended, and so how often it was counted: a range, which is one number unless
-a death, a timeout or the like leaves it open.
+A round is judged when everything in it has ended. For each piece of an operation the model says
+with which errors it may have ended, and so how often it was counted: a range, which is one number
+unless a death, a timeout or the like leaves it open.
 """
 
 from __future__ import annotations
@@ -104,9 +104,10 @@ class Model:
                 continue
             allowed = set().union(*(self.errors(rank, op, piece) for piece in its))
             refused = outcome.get("refused")
+            if refused == errno.EAGAIN and 2 * slots[rank] >= self.ranks[rank]["max_ops"]:
+                continue
             if refused and refused not in allowed:
-                if refused != errno.EAGAIN or 2 * slots[rank] < self.ranks[rank]["max_ops"]:
-                    yield f"{describe(rank, op)} was refused: {errno.errorcode[refused]}"
+                yield f"{describe(rank, op)} was refused: {errno.errorcode[refused]}"
             if refused:
                 continue
             codes = [code_of(outcome, i) for i in range(len(its))]
@@ -208,9 +209,10 @@ class Model:
 
     def wrong_messages(self, rank: int, arrived: list[list[int]]) -> Iterator[str]:
         for source, op in self.round.ops.values():
-            if op["kind"] == "send" and op["to"] == rank:
-                if self.arrived(source, op, 0, pieces(op)[0])[1]:
-                    self.late[op["id"]] = source, rank, op["len"]
+            if op["kind"] != "send" or op["to"] != rank:
+                continue
+            if self.arrived(source, op, 0, pieces(op)[0])[1]:
+                self.late[op["id"]] = source, rank, op["len"]
         pool = self.ranks[rank]["pool"][0]
         for number, source, length, code in arrived:
             if number not in self.late:
@@ -239,7 +241,8 @@ class Model:
 
 def code_of(outcome: Json, i: int) -> int:
     """How piece i has ended: 0 or an errno."""
-    statuses = outcome.get("statuses")
+    # Its event may have been lost with the engine, and nothing else is known then.
+    statuses = None if outcome.get("status") == errno.ESHUTDOWN else outcome.get("statuses")
     code: int = statuses[i] if statuses else outcome.get("status", 0)
     return code
 

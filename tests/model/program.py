@@ -1,8 +1,8 @@
 """Programs: what some ranks do to each other, as plain data that a seed alone decides.
 
-A program is a dict that JSON can hold: its `ranks` (NICs, progress, regions) and its `rounds`, each a
-list of steps. Steps of a round are all under way at once; behind a round everything is awaited, and
-checked. A step that makes no sense is passed over, so that any part of a program is one.
+A program is a dict that JSON can hold: its `ranks` (NICs, progress, regions) and its `rounds`, each
+a list of steps. Steps of a round are all under way at once; behind a round everything is awaited,
+and checked. A step that makes no sense is passed over, so that any part of a program is one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def pieces(op: Json) -> list[Piece]:
     if kind == "paged":
         size, stride = op["page"], op["stride"]
         return [
-            Piece(first + i, op["to"], op["region"], op["at"] + j * stride, op["src"] + s * size, size)
+            Piece(
+                first + i, op["to"], op["region"], op["at"] + j * stride, op["src"] + s * size, size
+            )
             for i, (s, j) in enumerate(zip(*page_indices(op), strict=True))
         ]
     if kind == "scatter":
@@ -112,7 +114,7 @@ def counted(steps: list[Json], rank: int, imm: int) -> list[tuple[int, Piece]]:
 
 
 def with_parts(steps: list[Json], step: Json) -> Json:
-    """Its expectations, one after the other; who owes; and what is there when the last has fired."""
+    """Its expectations, one after the other; who owes; what is there when the last has fired."""
     due = counted(steps, step["rank"], step["imm"])
     total = len(due)
     shares = 1 if step["named"] else max(1, min(step["shares"], total))
@@ -237,12 +239,20 @@ class Maker:
         if kind == "paged":
             return self.paged(rank, op)
         if kind == "scatter":
-            dsts = [self.place(rank, self.other(rank), self.size()) for _ in range(some.randint(1, 6))]
+            dsts = [
+                self.place(rank, self.other(rank), self.size()) for _ in range(some.randint(1, 6))
+            ]
             dsts = [dst for dst in dsts if dst]
-            return op | {"dsts": dsts, "spread": some.choice(["bytes", "peer", "one"])} if dsts else None
+            return (
+                op | {"dsts": dsts, "spread": some.choice(["bytes", "peer", "one"])}
+                if dsts
+                else None
+            )
         if kind == "barrier":
             others = [r for r in range(self.n) if r != rank and r not in self.gone]
-            return op | {"to": some.sample(others, some.randint(1, len(others)))} if others else None
+            return (
+                op | {"to": some.sample(others, some.randint(1, len(others)))} if others else None
+            )
         op["to"] = self.other(rank)
         if kind == "send":
             op["len"] = some.choice([HEADER, 17, 400, 2000, MOST_MESSAGE])

@@ -1,8 +1,8 @@
 """A rank: a process that does what it is told, one command of JSON a line, and checks what it sees.
 
 It answers {"n": the command's, "answer": …} when it can, which for some commands is later than for
-others that came after. What must never be is told as {"wrong": …}, at once. Between commands it sleeps
-on the engine's wait_fd, as an event loop does.
+others that came after. What must never be is told as {"wrong": …}, at once. Between commands it
+sleeps on the engine's wait_fd, as an event loop does.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def held() -> Json:
     maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     children = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
     fds = []
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # the listing's own
-            fds.append(os.readlink(f"/proc/self/fd/{fd}"))
+            fds.append(str(fd.readlink()))
     return {
         "fds": sorted(fds),
         "maps": sum("memfd:" in line or "/dev/shm" in line for line in maps),
-        "threads": len(os.listdir("/proc/self/task")),
+        "threads": len([*Path("/proc/self/task").iterdir()]),
         "children": "".join(children).split(),
     }
 
@@ -271,7 +271,10 @@ class Rank:
         c = expected.command
         named = {}
         if c["owes"]:
-            named = {"from_": [self.peers[r] for r, _ in c["owes"]], "owes": [n for _, n in c["owes"]]}
+            named = {
+                "from_": [self.peers[r] for r, _ in c["owes"]],
+                "owes": [n for _, n in c["owes"]],
+            }
         cookie = ("imm", c["imm"]) if c["cookie"] else None
         try:
             expected.op = self.engine.expect_imm_count(
@@ -297,8 +300,9 @@ class Rank:
     def do_free(self, c: Json) -> None:
         self.engine.counter(c["imm"]).free()
         expected = self.expected.get(c["imm"])
-        if expected:
+        if expected:  # what it has subtracted already says nothing of the rest
             expected.left.clear()
+            expected.command["covers"] = []
 
     def do_revoke(self, c: Json) -> None:
         self.regions[c["region"]].revoked = True
@@ -460,7 +464,12 @@ class Rank:
             who = [rank for rank, peer in self.peers.items() if peer == event.peer]
             number = int.from_bytes(event.data[:HEADER], "little")
             body = event.data[HEADER:]
-            if body != pattern(pieces({"id": number, "kind": "send", "to": 0})[0].key, len(body)).tobytes():
+            if (
+                body
+                != pattern(
+                    pieces({"id": number, "kind": "send", "to": 0})[0].key, len(body)
+                ).tobytes()
+            ):
                 self.wrong(f"message {number} of {len(event.data)} bytes is damaged")
             self.arrived.append([number, who[0] if who else -1, len(event.data), -event.status])
 

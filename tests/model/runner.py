@@ -130,7 +130,7 @@ def impairment(spec: str, seed: int) -> Json:
 
 def left_behind() -> set[str]:
     """Named shared memory that may be ours."""
-    return {name for name in os.listdir("/dev/shm") if "pgctl" in name}
+    return {path.name for path in Path("/dev/shm").iterdir() if "pgctl" in path.name}
 
 
 class Run:
@@ -270,6 +270,7 @@ class Run:
             getattr(self, "do_" + step["do"], self.do_tell)(step)
         self.await_all()
         self.judge()
+        self.model.apart |= self.lost
         self.clean()
         for _, op in operations(steps):
             self.pool.count["operations"] += 1
@@ -318,7 +319,7 @@ class Run:
             self.answer(ticket)
         living = self.living()
         for said in self.ask(living, "quiet").values():
-            self.round.outcomes |= {number: outcome for number, outcome in said["ended"]}
+            self.round.outcomes |= dict(said["ended"])
         self.model.find_resets()
         tickets = [self.tell(rank, "fence", to=[r for r in living if r != rank]) for rank in living]
         self.fences = {ticket[0]: self.answer(ticket) for ticket in tickets}
@@ -334,7 +335,7 @@ class Run:
         for rank in living:
             others = [other for other in living if frozenset((rank, other)) in lost]
             self.ask([rank], "apart", ranks=others)
-        self.model.apart |= lost
+        self.lost = lost
 
     def judge(self) -> None:
         model = self.model

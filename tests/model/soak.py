@@ -1,6 +1,7 @@
 """Runs random programs until the time is over; see docs/reliability.md.
 
-A program that fails is made smaller as long as it fails, and printed with the command that repeats it.
+A program that fails is made smaller as long as it fails, and printed with the command that repeats
+it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def smaller(program: Json) -> Iterator[Json]:
 def minimise(
     program: Json, failing: Callable[[Json], Failure | None], seconds: float, again: int = 2
 ) -> Json:
-    """The smallest that was found to fail in this time. Each is tried a few times: timing counts."""
+    """The smallest that was found to fail in time. Each is tried a few times: timing counts."""
     end = time.monotonic() + seconds
     found = True
     while found and time.monotonic() < end:
@@ -73,7 +74,8 @@ def minimise(
 def size(program: Json) -> str:
     steps = sum(map(len, program["rounds"]))
     n = sum(1 for steps_of in program["rounds"] for _ in operations(steps_of))
-    return f"{len(program['ranks'])} ranks, {len(program['rounds'])} rounds, {steps} steps, {n} operations"
+    ranks, rounds = len(program["ranks"]), len(program["rounds"])
+    return f"{ranks} ranks, {rounds} rounds, {steps} steps, {n} operations"
 
 
 def report(program: Json, failure: Failure, pool: Pool, options: Any) -> None:
