@@ -16,8 +16,8 @@ Json = dict[str, Any]
 
 IMMS = 0, 1, 0x2ABCDEF1, 0x3FFFFFFF
 SPLIT = 256 << 10  # where writes begin to be split
-REGION = 3 << 20
-SOURCE = 8 << 20
+SIZES = 3 << 20, 12 << 20  # of the regions of a program
+LARGE = 10 << 20  # the most of a write: it is posted in several turns, and can be cut between them
 MOST_PIECES = 4096  # of one operation
 MOST_MESSAGE = 4096
 HEADER = 8  # of a message: which one it is
@@ -151,6 +151,7 @@ class Maker:
         self.flavour = self.random.choice([*FLAVOURS, "everything", "plain"])
         self.odds = FLAVOURS[self.flavour]
         self.n = self.random.choice([2, 2, 3, 3, 4, 5, 6])
+        self.region = SIZES[self.n <= 3 and self.random.random() < 0.4]
         self.ids = 0
         self.at: dict[tuple[int, int], int] = {}
         self.src: dict[int, int] = {}
@@ -159,11 +160,13 @@ class Maker:
 
     def make(self, seed: int) -> Json:
         some = self.random
+        most = 3 if self.region == SIZES[0] else 1
         ranks = [
             {
                 "nics": [some.choice([0, 0, 100_000, 200_000]) for _ in range(some.randint(1, 4))],
                 "progress": some.choice(["inline", "inline", "worker"]),
-                "regions": [some.choice(["engine", "numpy"]) for _ in range(some.randint(1, 3))],
+                "regions": [some.choice(["engine", "numpy"]) for _ in range(some.randint(1, most))],
+                "size": self.region,
                 "source": some.choice(["engine", "numpy"]),
                 "pool": [some.choice([16, 512, 4096, 4096, 4096]), some.choice([1, 4, 32])],
                 "max_ops": some.choice([64, 256, 256, 4096]),
@@ -260,6 +263,8 @@ class Maker:
 
     def size(self) -> int:
         some = self.random
+        if self.region > LARGE and some.random() < 0.2:
+            return some.randint(LARGE // 3, LARGE)
         return some.choice(
             [
                 some.randint(1, 300),
@@ -275,7 +280,7 @@ class Maker:
         region = self.random.randrange(self.regions[to])
         at = self.at.get((to, region), 0) + self.random.choice([0, 0, 1, 8, 61])
         src = self.src.get(rank, 0) + self.random.choice([0, 0, 1, 3])
-        if at + length > REGION or src + length > SOURCE:
+        if at + length > self.region or src + length > 2 * self.region:
             return None
         self.at[to, region] = at + length
         self.src[rank] = src + length

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from program import HEADER, REGION, SOURCE, Json, Piece, page_indices, pieces
+from program import HEADER, SIZES, Json, Piece, page_indices, pieces
 
 from pgctl._ffi import lib
 from pgctl.engine import (
@@ -45,7 +45,7 @@ from pgctl.engine import (
 
 APART = 0x1000  # counters that nobody writes to, from here on
 _TABLE_BITS = 22
-_TABLE = np.random.default_rng(0).integers(0, 256, (1 << _TABLE_BITS) + REGION, np.uint8)
+_TABLE = np.random.default_rng(0).integers(0, 256, (1 << _TABLE_BITS) + SIZES[-1], np.uint8)
 USED = 0xEE
 
 
@@ -81,11 +81,11 @@ def resident() -> int:
 
 
 class Region:
-    def __init__(self, engine: TransferEngine, kind: str) -> None:
-        self.array = np.zeros(REGION, np.uint8) if kind == "numpy" else None
+    def __init__(self, engine: TransferEngine, kind: str, size: int) -> None:
+        self.array = np.zeros(size, np.uint8) if kind == "numpy" else None
         self.kind = kind
-        self.region = engine.alloc_mr(REGION) if self.array is None else engine.reg_mr(self.array)
-        self.shadow = np.zeros(REGION, np.uint8)
+        self.region = engine.alloc_mr(size) if self.array is None else engine.reg_mr(self.array)
+        self.shadow = np.zeros(size, np.uint8)
         self.revoked = False
 
     def differs(self, at: int, expected: Any) -> str | None:
@@ -140,11 +140,15 @@ class Rank:
         )
         self.engine.submit_recvs(*rank["pool"])
         self.pool = rank["pool"][0]
-        self.regions = [Region(self.engine, kind) for kind in rank["regions"]]
+        self.regions = [Region(self.engine, kind, rank["size"]) for kind in rank["regions"]]
         self.left: list[tuple[Any, Any]] = []
-        memory = np.zeros(SOURCE, np.uint8)
+        size = 2 * rank["size"]
         engine_owned = rank["source"] == "engine"
-        self.source = self.engine.alloc_mr(SOURCE) if engine_owned else self.engine.reg_mr(memory)
+        self.source = (
+            self.engine.alloc_mr(size)
+            if engine_owned
+            else self.engine.reg_mr(np.zeros(size, np.uint8))
+        )
         self.peers: dict[int, Any] = {}
         self.descs: dict[tuple[int, int, bool], MrDesc] = {}
         self.flying: dict[int, tuple[Any, Json]] = {}
@@ -287,6 +291,8 @@ class Rank:
 
     def fired(self, expected: Expectation) -> None:
         """All that it is about is to be seen, once the last part is counted."""
+        if self.engine.closed:
+            return
         if expected.left:
             self.arm(expected)
             return
@@ -319,7 +325,7 @@ class Rank:
         """Regions anew where they were revoked; all descriptors."""
         for i, region in enumerate(self.regions):
             if region.revoked:
-                self.regions[i] = Region(self.engine, region.kind)
+                self.regions[i] = Region(self.engine, region.kind, len(region.shadow))
         return self.own_descs()
 
     # ---- What the end of a round asks

@@ -192,6 +192,11 @@ class Run:
         tickets = [self.tell(rank, do, **more) for rank in ranks]
         return {ticket[0]: self.answer(ticket) for ticket in tickets}
 
+    def hear_all(self) -> None:
+        """Raise what processes have found, or how they ended."""
+        for rank in self.living():
+            self.ask([rank], "dump")
+
     def dumps(self) -> str:
         return "\n".join(
             f"---- rank {rank}, process {process.child.pid}\n{process.last_words()}"
@@ -349,7 +354,13 @@ class Run:
             self.tell(rank, "messages", ids=model.expected_messages(rank)) for rank in self.living()
         ]
         for ticket in messages:
-            self.complain(model.wrong_messages(ticket[0], self.answer(ticket)))
+            try:
+                arrived = self.answer(ticket)
+            except Failure as failure:
+                ids = model.expected_messages(ticket[0])
+                failure.args = (f"{failure}; it waits for messages {ids}",)
+                raise
+            self.complain(model.wrong_messages(ticket[0], arrived))
         memory = [self.tell(rank, "verify", **model.memory(rank)) for rank in self.living()]
         for ticket in memory:
             self.answer(ticket)
@@ -366,5 +377,7 @@ class Run:
             self.meet(sorted(self.round.ended))
 
     def complain(self, wrong: Iterable[str]) -> None:
-        if all_of_it := [*wrong]:
+        all_of_it = [*wrong]
+        if all_of_it:
+            self.hear_all()  # what follows from the end of a process is not the cause
             raise Failure("; ".join(all_of_it[:5]))
