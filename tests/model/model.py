@@ -33,6 +33,7 @@ class Round:
     def __post_init__(self) -> None:
         self.ops = {op["id"]: (step["rank"], op) for step, op in operations(self.steps)}
         self.canceled = {step["id"] for step in self.steps if step["do"] == "cancel"}
+        self.canceled |= {number for number, (_, op) in self.ops.items() if op.get("cancel_now")}
         self.revoked = self.those("revoke", "region")
         self.freed = self.those("free", "imm")
 
@@ -86,6 +87,9 @@ class Model:
             allowed.add(errno.ESHUTDOWN)
         if self.broken(rank, piece.to):
             allowed |= DOWN
+        # Who leaves does not wait for ever for one that is stopped, and then frees its memory.
+        if piece.to in self.round.ended and any(step["do"] == "stop" for step in self.round.steps):
+            allowed.add(errno.EFAULT)
         return allowed
 
     def must_fail(self, rank: int, op: Json, piece: Piece) -> bool:

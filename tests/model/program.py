@@ -139,6 +139,7 @@ FLAVOURS = {
     "limits": {"stop": 2, "limit": 0.15},
     "deaths": {"kill": 1, "bye": 0.5},
     "frees": {"free": 2},
+    "halves": {"half": 3},
     "everything": {
         "cancel": 1, "revoke": 1, "stop": 1, "limit": 0.03, "kill": 0.4, "bye": 0.3, "free": 0.5,
     },
@@ -152,6 +153,8 @@ class Maker:
         self.odds = FLAVOURS[self.flavour]
         self.n = self.random.choice([2, 2, 3, 3, 4, 5, 6])
         self.region = SIZES[self.n <= 3 and self.random.random() < 0.4]
+        if self.flavour == "halves":
+            self.n, self.region = 2, SIZES[1]
         self.ids = 0
         self.at: dict[tuple[int, int], int] = {}
         self.src: dict[int, int] = {}
@@ -163,7 +166,9 @@ class Maker:
         most = 3 if self.region == SIZES[0] else 1
         ranks = [
             {
-                "nics": [some.choice([0, 0, 100_000, 200_000]) for _ in range(some.randint(1, 4))],
+                "nics": [
+                    some.choice([0, 0, 100_000, 1_000_000]) for _ in range(some.randint(1, 4))
+                ],
                 "progress": some.choice(["inline", "inline", "worker"]),
                 "regions": [some.choice(["engine", "numpy"]) for _ in range(some.randint(1, most))],
                 "size": self.region,
@@ -174,6 +179,9 @@ class Maker:
             }
             for _ in range(self.n)
         ]
+        if self.flavour == "halves":
+            for rank in ranks:
+                rank["nics"] = [100_000, 1_000_000]
         self.regions = [len(rank["regions"]) for rank in ranks]
         rounds = [self.round() for _ in range(some.randint(2, 5))]
         return {"seed": seed, "flavour": self.flavour, "ranks": ranks, "rounds": rounds}
@@ -186,8 +194,11 @@ class Maker:
         self.revoked: set[tuple[int, int]] = set()
         self.at, self.src = {}, {}
         self.stopped: list[int] = []
+        self.halved: set[tuple[int, int]] = set()
         self.in_flight: list[tuple[int, int]] = []
         self.counted = [some.choice(IMMS) for _ in range(some.randint(1, 3))]
+        if self.flavour == "halves":  # what is left of one would show in the next
+            self.counted = [IMMS[2]]
         kinds = {"ops": 10.0, "expect": 2.0, "connect": 0.5} | {
             kind: odds for kind, odds in self.odds.items() if kind != "limit"
         }
@@ -218,6 +229,24 @@ class Maker:
         ops = [op for op in (self.op(rank) for _ in range(n)) if op]
         self.in_flight += [(rank, op["id"]) for op in ops]
         return [{"do": "submit", "rank": rank, "ops": ops}] if ops else []
+
+    def make_half(self) -> list[Json]:
+        """A split write that is taken back when one NIC has posted its shard and another has not.
+
+        One for each source and counter: what it has added is taken back by a message of its own, and
+        until then may make a whole with another half.
+        """
+        if not self.here():
+            return []
+        rank = self.random.choice(self.here())
+        place = self.place(rank, self.other(rank), LARGE // 2)
+        if not place or (rank, place["to"]) in self.halved:
+            return []
+        self.halved.add((rank, place["to"]))
+        self.ids += 1
+        op = {"id": self.ids, "kind": "write", "cookie": False, "imm": self.counted[0]}
+        op |= {"visible": False, "cancel_now": True} | place
+        return [{"do": "submit", "rank": rank, "ops": [op]}]
 
     def op(self, rank: int) -> Json | None:
         some = self.random

@@ -135,7 +135,7 @@ class Rank:
             op_timeout=c["op_timeout"],
             heartbeat=0.1,
             silent=0.5,
-            goodbye=0.3,
+            goodbye=1.0,
             max_ops=rank["max_ops"],
         )
         self.engine.submit_recvs(*rank["pool"])
@@ -252,6 +252,8 @@ class Rank:
                 continue
             for (op, _), its in zip(todo, ops, strict=False):
                 self.flying[op["id"]] = its, op
+                if op.get("cancel_now"):
+                    its.cancel()
             del todo[: len(ops)]
 
     def do_cancel(self, c: Json) -> bool:

@@ -310,7 +310,11 @@ class Run:
         said = self.answer(self.tell(rank, "bye"))
         self.add_up(rank, said)
         self.round.outcomes |= dict(said["ended"])
-        self.pool.idle.append(self.processes[rank])
+        process = self.processes[rank]
+        if any(step["do"] == "stop" for step in self.round.steps):
+            process.kill()  # one that is stopped may yet write where it was
+        else:
+            self.pool.idle.append(process)
         self.processes[rank] = None
         self.gone(rank)
 

@@ -41,7 +41,7 @@ def test_the_fixed_seeds_have_every_kind_of_step_and_operation():
     }  # fmt: skip
     ops = [op for steps in rounds for _, op in operations(steps)]
     assert {op["kind"] for op in ops} == {"write", "paged", "scatter", "barrier", "send", "fence"}
-    for what in "limit_ms", "stale", "visible", "cookie":
+    for what in "limit_ms", "stale", "visible", "cookie", "cancel_now":
         assert any(op.get(what) for op in ops), what
 
 
