@@ -47,6 +47,8 @@ class Model:
         self.nics_may_fail = nics_may_fail
         self.apart: set[frozenset[int]] = set()
         """Pairs that are known to have lost each other."""
+        self.up: set[frozenset[int]] = set()
+        """Pairs that were connected when the round began."""
         self.late: dict[int, tuple[int, int, int]] = {}
         """Messages that may arrive yet: from whom, to whom, how long."""
 
@@ -57,6 +59,7 @@ class Model:
     def started(self, rank: int) -> None:
         """A new incarnation, which has lost nobody."""
         self.apart = {pair for pair in self.apart if rank not in pair}
+        self.up = {pair for pair in self.up if rank not in pair}
         self.late = {number: who for number, who in self.late.items() if who[1] != rank}
 
     # ---- How an operation may end
@@ -173,13 +176,45 @@ class Model:
                     f"rank {rank} has counted {fired} + {value} writes with immediate {imm:#x}: "
                     f"{least} to {most} have arrived"
                 )
+            if value and self.forgets(rank, imm):
+                yield f"rank {rank} has freed {imm:#x}, and {value} that came later are counted"
             pending = shares[len(ends) :] if all(end == 0 for end in ends) else []
+            if pending and not freed and self.names_debtor(rank, imm):
+                yield f"rank {rank} expects {imm:#x} of one who died, and is not told"
             if pending and value >= pending[0]:
                 yield f"rank {rank} expects {pending[0]} of {imm:#x}, has {value}, and is not told"
             for end in ends:
                 dead = -errno.EHOSTDOWN if self.names_ended(rank, imm) else 0
                 if end not in {0, dead, -errno.ECANCELED if freed else 0}:
                     yield f"rank {rank}: an expectation of {imm:#x} ended with {end}"
+
+    def forgets(self, rank: int, imm: int) -> bool:
+        """Whether what comes for a counter that was freed is not counted until the end."""
+        last = [
+            step["do"]
+            for step in self.round.steps
+            if step["rank"] == rank and step.get("imm") == imm and step["do"] in {"free", "expect"}
+        ][-1:]
+        writers = any(rank in pair for pair in self.up)
+        return last == ["free"] and writers and not (self.round.ended or self.reset or self.apart)
+
+    def names_debtor(self, rank: int, imm: int) -> bool:
+        """Whether somebody is named who was a peer, died, and has not written what he owed."""
+        return any(
+            frozenset((rank, owner)) in self.up
+            and owner in self.round.ended
+            and owed > sum(n for n in self.most_of(owner, rank, imm))
+            for step in self.round.steps
+            if step["do"] == "expect" and step["rank"] == rank and step["imm"] == imm
+            for owner, owed in step.get("owes", ())
+        )
+
+    def most_of(self, source: int, rank: int, imm: int) -> Iterator[int]:
+        for who, op in self.round.ops.values():
+            if who == source and op.get("imm") == imm:
+                for i, piece in enumerate(pieces(op)):
+                    if piece.to == rank:
+                        yield self.arrived(who, op, i, piece)[1]
 
     def names_ended(self, rank: int, imm: int) -> bool:
         """Whether somebody has gone who is named for these writes."""

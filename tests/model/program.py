@@ -233,8 +233,8 @@ class Maker:
     def make_half(self) -> list[Json]:
         """A split write that is taken back when one NIC has posted its shard and another has not.
 
-        One for each source and counter: what it has added is taken back by a message of its own, and
-        until then may make a whole with another half.
+        One for each source and counter: what it has added is taken back by a message of its own,
+        and until then may make a whole with another half.
         """
         if not self.here():
             return []

@@ -343,6 +343,11 @@ class Rank:
         ended, self.ended = [*self.ended.items()], {}
         return ended
 
+    def do_passed(self, c: Json) -> list[int]:
+        """Which of these have ended well."""
+        self.look()
+        return [n for n in c["ids"] if self.ended.get(n, {}).get("status") == 0]
+
     def do_fence(self, c: Json) -> Callable[[], Any]:
         fences = {to: self.engine.fence(self.peers[to]) for to in c["to"]}
 

@@ -271,11 +271,13 @@ class Run:
         self.round = Round(steps)
         self.model.begin(self.round)
         self.asked.clear()
+        self.stopped: dict[int, int] = {}
         for step in steps:
             getattr(self, "do_" + step["do"], self.do_tell)(step)
         self.await_all()
         self.judge()
         self.model.apart |= self.lost
+        self.model.up = self.connected
         self.clean()
         for _, op in operations(steps):
             self.pool.count["operations"] += 1
@@ -287,16 +289,27 @@ class Run:
             more["timeout"] = OP_TIMEOUT_S
         self.asked.append(self.tell(step["rank"], step["do"], **more))
         if step["do"] == "connect":
-            self.connected = self.answer(self.asked.pop())
-            if self.connected and not self.model.broken(step["rank"], step["to"]):
-                code = errno.errorcode[self.connected]
+            failed = self.answer(self.asked.pop())
+            if failed and not self.model.broken(step["rank"], step["to"]):
+                code = errno.errorcode[failed]
                 raise Failure(f"rank {step['rank']} does not connect to {step['to']}: {code}")
 
     def do_stop(self, step: Json) -> None:
         self.processes[step["rank"]].stop()
+        self.stopped[step["rank"]] = self.round.steps.index(step)
 
     def do_cont(self, step: Json) -> None:
-        self.processes[step["rank"]].child.send_signal(signal.SIGCONT)
+        """Nobody can have passed a fence at one that was stopped."""
+        rank = step["rank"]
+        since = self.round.steps[self.stopped.pop(rank) :]
+        for source in self.living():
+            mine = [s for s in since if s["rank"] == source]
+            fences = [op["id"] for _, op in operations(mine) if op["kind"] == "fence"]
+            fences = [number for number in fences if self.round.ops[number][1]["to"] == rank]
+            if fences and source not in self.stopped and frozenset((source, rank)) in self.model.up:
+                for passed in self.ask([source], "passed", ids=fences)[source]:
+                    raise Failure(f"rank {source} has passed fence {passed} at one that is stopped")
+        self.processes[rank].child.send_signal(signal.SIGCONT)
 
     def do_kill(self, step: Json) -> None:
         rank = step["rank"]
@@ -335,6 +348,9 @@ class Run:
         self.ask(living, "apart", ranks=[*self.round.ended])
         infos = self.ask(living, "infos")
         self.complain(w for rank, info in infos.items() for w in self.model.wrong_peers(rank, info))
+        self.connected = {
+            frozenset((r, o)) for r, info in infos.items() for o, up, *_ in info if up
+        }
         lost = {
             frozenset((rank, other))
             for rank, info in infos.items()
