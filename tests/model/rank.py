@@ -344,9 +344,10 @@ class Rank:
         return ended
 
     def do_passed(self, c: Json) -> list[int]:
-        """Which of these have ended well."""
+        """Which of these fences have ended well, at one that we have not lost."""
         self.look()
-        return [n for n in c["ids"] if self.ended.get(n, {}).get("status") == 0]
+        well = [n for n in c["ids"] if self.ended.get(n, {}).get("status") == 0]
+        return well if self.peers[c["to"]].info().up else []
 
     def do_fence(self, c: Json) -> Callable[[], Any]:
         fences = {to: self.engine.fence(self.peers[to]) for to in c["to"]}

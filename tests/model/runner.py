@@ -272,7 +272,7 @@ class Run:
         self.model.begin(self.round)
         self.asked.clear()
         self.stopped: dict[int, int] = {}
-        for step in steps:
+        for self.step, step in enumerate(steps):
             getattr(self, "do_" + step["do"], self.do_tell)(step)
         self.await_all()
         self.judge()
@@ -296,18 +296,18 @@ class Run:
 
     def do_stop(self, step: Json) -> None:
         self.processes[step["rank"]].stop()
-        self.stopped[step["rank"]] = self.round.steps.index(step)
+        self.stopped[step["rank"]] = self.step
 
     def do_cont(self, step: Json) -> None:
         """Nobody can have passed a fence at one that was stopped."""
         rank = step["rank"]
-        since = self.round.steps[self.stopped.pop(rank) :]
+        since = self.round.steps[self.stopped.pop(rank) : self.step]
         for source in self.living():
             mine = [s for s in since if s["rank"] == source]
             fences = [op["id"] for _, op in operations(mine) if op["kind"] == "fence"]
             fences = [number for number in fences if self.round.ops[number][1]["to"] == rank]
             if fences and source not in self.stopped and frozenset((source, rank)) in self.model.up:
-                for passed in self.ask([source], "passed", ids=fences)[source]:
+                for passed in self.ask([source], "passed", ids=fences, to=rank)[source]:
                     raise Failure(f"rank {source} has passed fence {passed} at one that is stopped")
         self.processes[rank].child.send_signal(signal.SIGCONT)
 

@@ -83,15 +83,17 @@ def report(program: Json, failure: Failure, pool: Pool, options: Any) -> None:
     print(failure.dumps)
     print(f"minimising {size(program)} ...", flush=True)
     least = minimise(program, lambda less: fails(less, pool, options.impair), options.minimise)
-    path = Path(f"failed-{program['seed']}.json")
+    path = Path("build", f"failed-{program['seed']}.json")
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(least, indent=1))
     print(f"{size(least)} still fail:")
     for number, steps in enumerate(least["rounds"]):
         for step in steps:
             print(f"  round {number}: {json.dumps(step)}")
+    again = f"{sys.executable} {sys.argv[0]}"
     impair = f" --impair '{options.impair}'" if options.impair else ""
-    print(f"the whole program again: {sys.argv[0]} --seed {program['seed']} --programs 1{impair}")
-    print(f"the small one again:     {sys.argv[0]} --program {path} --programs 20{impair}")
+    print(f"the whole program again: {again} --seed {program['seed']} --programs 1{impair}")
+    print(f"the small one again:     {again} --program {path} --programs 20{impair}")
 
 
 def progress(pool: Pool, began: float, failures: int) -> str:
