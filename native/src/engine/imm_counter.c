@@ -136,6 +136,19 @@ static int arrive_whole(struct imm_table *t, struct counter *c, uint32_t source,
 	return counter_fire(t, c, fired);
 }
 
+/* Shards of several writes, none of which came whole, may have made one until they were settled. What
+ * has fired meanwhile stays, and the source's next shards make up for it. */
+static void take_back(struct imm_table *t, struct counter *c, uint32_t source, struct record *r)
+{
+	struct tally *tally = origin_find(&t->sources, counter_id(t, c), &c->origin, source);
+
+	while (r->parts <= -IMM_PARTS && tally && tally->count) {
+		r->parts += IMM_PARTS;
+		tally->count--;
+		c->value--;
+	}
+}
+
 /* Below 0: settled. */
 static int arrive_parts(struct imm_table *t, struct counter *c, uint32_t source, uint32_t imm,
 			int64_t parts, struct imm_fired *fired)
@@ -159,6 +172,7 @@ static int arrive_parts(struct imm_table *t, struct counter *c, uint32_t source,
 		origin_get(s, counter_id(t, c), &c->origin, source)->count += n;
 		c->value += n;
 	}
+	take_back(t, c, source, r);
 	record_tidy(s, &c->origin, r);
 	rc = counter_fire(t, c, fired);
 	if (!rc)
