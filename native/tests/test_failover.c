@@ -280,6 +280,8 @@ static void run(const struct trial *t)
 
 		/* The memory of the round before the last, which may not have heard that it is over. */
 		await_sent(&a, &b, r);
+		if (t->same_imm)
+			await_sent(&a, &b, &rs[(rounds - 1) % 2]);
 		begin(&a, &b, r, rounds, t->same_imm ? 7 : rounds);
 		receive(&a, &b, r);
 		check_spent(&b, HALF - r->base);
