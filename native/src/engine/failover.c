@@ -9,6 +9,7 @@
 #include "engine/path_message.h"
 #include "engine/paths.h"
 #include "engine/peer.h"
+#include "util/clock.h"
 #include "util/log.h"
 
 static struct flight *flight_at(struct list *l)
@@ -32,8 +33,8 @@ void path_broke(struct pg_group *g, struct peer *p, unsigned k, int status)
 	log_warn("%s: connection over %s to its NIC %u broke: %s", peer_name(p).text, d->name,
 		 path_remote(p, k), strerror(-status));
 	path->state = PATH_BROKEN;
-	path->to =
-		(struct takeover){ .limit = g->now + g->config->op_timeout_ns, .status = status };
+	path->to = (struct takeover){ .limit = clock_ns() + g->config->op_timeout_ns,
+				      .status = status };
 	path->conn->stats.failovers++;
 	p->usable &= ~(1u << k);
 	paths_share(g, p);

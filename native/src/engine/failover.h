@@ -83,6 +83,7 @@ void paths_mend(struct pg_group *g, struct peer *p);
 void nic_changed(struct pg_group *g, struct domain *d, int status);
 /* Tells a peer that has come up which of our NICs are not. */
 void nics_tell(struct pg_group *g, struct peer *p);
+void nics_tell_first(struct pg_group *g, struct peer *p);
 
 /* ---- path_message.c ---- */
 
