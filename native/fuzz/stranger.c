@@ -34,6 +34,7 @@ static void open_line(struct line *l, int fd, bool tcp)
 	l->tcp = tcp;
 	l->deaf = false;
 	l->in.len = 0;
+	memset(l->incarnation, 0, sizeof(l->incarnation));
 	for (unsigned i = 0; i < CONTROL_TYPES; i++)
 		l->last[i].len = 0;
 }

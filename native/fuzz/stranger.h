@@ -26,6 +26,8 @@ struct line {
 	bool deaf;        /* nothing is read */
 	struct spoken in; /* of TCP: a message that has not come whole */
 	struct spoken last[CONTROL_TYPES];
+	uint8_t incarnation[16]; /* who he has last said to be on it */
+	uint32_t group;
 };
 
 struct stranger {
@@ -52,6 +54,8 @@ void stranger_ready(struct stranger *s, struct input *in);
 void stranger_asks(struct stranger *s, struct input *in);
 void stranger_answers(struct stranger *s, struct input *in);
 void stranger_settles(struct stranger *s, struct input *in);
+void stranger_path(struct stranger *s, struct input *in);
+void stranger_agrees(struct stranger *s, struct input *in);
 void stranger_says(struct stranger *s, struct input *in);
 
 /* Hears what the group has said. */

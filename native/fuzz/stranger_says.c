@@ -74,6 +74,8 @@ void stranger_hello(struct stranger *s, struct input *in)
 	stranger_address(s, in, &a);
 	if (!l)
 		return;
+	memcpy(l->incarnation, a.incarnation, sizeof(l->incarnation));
+	l->group = a.group;
 	CHECK(net_addr_encode(&a, bytes, &addr_len) == 0);
 	h.addr_len = (uint16_t)addr_len;
 	h.reach = reach_of(s, l, &a);
