@@ -19,7 +19,7 @@ TEST_tsan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 TIME ?= 60
 MERGE_fuzz-merge := --merge
 
-.PHONY: help venv bench test test-c asan tsan fuzz fuzz-merge lint format wheel model bench-peers clean
+.PHONY: help venv bench test soak test-c asan tsan fuzz fuzz-merge lint format wheel model bench-peers clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -31,6 +31,10 @@ bench: venv ## measure writes between two local processes
 
 test: venv test-c asan tsan ## run every test: C, C under sanitizers, Python
 	pytest
+
+soak: venv ## run random programs: make soak TIME=600 [SEED=n] [IMPAIR=...]
+	$(VENV)/bin/python tests/model/soak.py --time $(or $(TIME),60) \
+		$(if $(SEED),--seed $(SEED)) --impair '$(IMPAIR)'
 
 test-c asan tsan: %: build/%/build.ninja ## run the C tests: plain, under ASan and UBSan, under TSan
 	meson test -C build/$* --print-errorlogs $(TEST_$*)

@@ -214,6 +214,10 @@ static int model_parts(struct model *m, struct model_counter *c, int source, int
 	s->parts += parts;
 	if (s->parts <= 0)
 		s->forgotten = false;
+	for (; s->parts <= -IMM_PARTS && s->count; s->parts += IMM_PARTS) {
+		s->count--;
+		c->value--;
+	}
 	for (; s->parts >= IMM_PARTS; s->parts -= IMM_PARTS) {
 		whole += !s->forgotten;
 		s->forgotten = false;

@@ -142,7 +142,7 @@ static void test_no_answer(void)
 	CHECK(run_until(&a, NULL, &lost, 5 * SECOND) < 0);
 	for (unsigned i = 0; side_is_up(&a) && i < 5000; i++)
 		run_until(&a, NULL, &(int32_t){ 0 }, MS);
-	check_down(&a, -ETIMEDOUT, "does not stop its half");
+	check_down(&a, -ETIMEDOUT, ", and the peer does not");
 	pair_close(&a, &b);
 }
 

@@ -5,12 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/completion.h"
 #include "engine/path_message.h"
 #include "engine/paths.h"
 #include "engine/peer.h"
 #include "util/log.h"
-
-#define SENT_VALUES 1024 /* above, those that have certainly arrived are told to the receiver */
 
 static struct flight *flight_at(struct list *l)
 {
@@ -114,11 +113,6 @@ static bool before(uint32_t a, uint32_t b)
 	return (int32_t)(a - b) < 0;
 }
 
-static bool is_imm(const struct flight *f)
-{
-	return f->wr_op == WR_WRITE_IMM && f->kind != FLIGHT_REWRITE;
-}
-
 static bool ordered(const struct path *path)
 {
 	return path->conn->domain->caps.ordered;
@@ -137,17 +131,17 @@ static void over_if_told(struct pg_group *g, struct peer *p, struct path *path);
 static void ask(struct pg_group *g, struct peer *p, struct path *path)
 {
 	struct path_head head = path_head(path, PATH_ASK);
-	struct sum sums[PATH_SUMS];
+	struct path_sum sums[PATH_SUMS];
 
 	for (struct list *l = path->flights.next; l != &path->flights; l = l->next) {
 		struct flight *f = flight_at(l);
 
-		if (!is_imm(f) || f->asked)
+		if (!flight_is_imm(f) || f->asked)
 			continue;
 		for (struct list *m = l; m != &path->flights; m = m->next)
-			if (is_imm(flight_at(m)) && flight_at(m)->imm == f->imm)
+			if (flight_is_imm(flight_at(m)) && flight_at(m)->imm == f->imm)
 				flight_at(m)->asked = true;
-		sums[head.n++] = (struct sum){ .imm = f->imm };
+		sums[head.n++] = (struct path_sum){ .imm = f->imm };
 		path->to.asked++;
 		if (head.n == PATH_SUMS) {
 			path_say(g, p, &head, sums);
@@ -158,6 +152,21 @@ static void ask(struct pg_group *g, struct peer *p, struct path *path)
 		path_say(g, p, &head, sums);
 }
 
+/* What has ended well must be among what has arrived. */
+static bool lost_acknowledged(const struct path *path, const struct path_head *head)
+{
+	uint32_t imms = 0, msgs = 0;
+
+	for (const struct list *l = path->flights.next; l != &path->flights; l = l->next) {
+		const struct flight *f = LIST_ENTRY(l, struct flight, link);
+
+		imms += flight_is_imm(f);
+		msgs += f->wr_op == WR_SEND;
+	}
+	return before(head->imms, path->imms_out - imms) ||
+	       before(head->msgs, path->msgs_out - msgs);
+}
+
 int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
 		      const struct path_head *head)
 {
@@ -165,6 +174,11 @@ int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
 	if (path->state != PATH_BROKEN || !path->to.stopped || path->to.told ||
 	    before(path->imms_out, head->imms) || before(path->msgs_out, head->msgs))
 		return -EPROTO;
+	if (lost_acknowledged(path, head)) {
+		peer_down(g, p, -EIO, "its NIC %u has lost what it had acknowledged",
+			  path->edge.remote);
+		return 0;
+	}
 	path->to.imms = head->imms;
 	path->to.msgs = head->msgs;
 	path->to.told = true;
@@ -174,55 +188,61 @@ int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
 	return 0;
 }
 
-int path_asked(struct pg_group *g, struct peer *p, struct path *path, struct path_head *head,
-	       struct sum *sums)
-{
-	struct path_head told = path_head(path, PATH_TOLD);
-
-	if (!path->to.fenced || path->to.peer_told)
-		return -EPROTO;
-	told.n = head->n;
-	for (unsigned i = 0; i < head->n; i++)
-		sums[i].count = sums_get(&path->received, sums[i].imm);
-	path_say(g, p, &told, sums);
-	return 0;
-}
-
-/* Of the immediates of one value in doubt, so many have not arrived. */
-static int decide(struct peer *p, struct path *path, uint32_t imm, uint32_t missing)
+/* Of the immediates of one value in doubt, those before `taken` have arrived, and of them all so many
+ * have not. */
+static int decide(struct peer *p, struct path *path, const struct path_sum *sum, uint32_t missing)
 {
 	uint32_t doubtful = 0, owed = missing;
 
-	for (struct list *l = path->flights.next; l != &path->flights; l = l->next)
-		doubtful += flight_at(l)->asked && flight_at(l)->imm == imm;
-	if (!doubtful || missing > doubtful)
+	for (struct list *l = path->flights.next; l != &path->flights; l = l->next) {
+		struct flight *f = flight_at(l);
+
+		if (!f->asked || f->imm != sum->imm)
+			continue;
+		if (missing == 0 || before(f->index, (uint32_t)sum->taken))
+			f->kind = FLIGHT_LANDED;
+		else
+			doubtful++;
+	}
+	if (missing > doubtful)
 		return -EPROTO;
 	for (struct list *l = path->flights.next; l != &path->flights; l = l->next) {
 		struct flight *f = flight_at(l);
 
-		if (!f->asked || f->imm != imm)
+		if (!f->asked || f->imm != sum->imm)
 			continue;
 		f->asked = false;
-		if (missing == 0)
-			f->kind = FLIGHT_LANDED;
-		else if (missing < doubtful)
+		if (f->kind == FLIGHT_LANDED)
+			continue;
+		if (missing < doubtful)
 			salvage_rewrite(p, f, owed > 0);
 		owed -= owed > 0;
 	}
 	return 0;
 }
 
+static bool was_asked(const struct path *path, uint32_t imm)
+{
+	for (const struct list *l = path->flights.next; l != &path->flights; l = l->next) {
+		const struct flight *f = LIST_ENTRY(l, struct flight, link);
+
+		if (f->asked && f->imm == imm)
+			return true;
+	}
+	return false;
+}
+
 int path_told(struct pg_group *g, struct peer *p, struct path *path, const struct path_head *head,
-	      const struct sum *sums)
+	      const struct path_sum *sums)
 {
 	if (path->state != PATH_BROKEN || !path->to.told || head->n > path->to.asked)
 		return -EPROTO;
 	for (unsigned i = 0; i < head->n; i++) {
 		uint32_t sent = (uint32_t)sums_get(&path->sent, sums[i].imm);
-		int rc = decide(p, path, sums[i].imm, sent - (uint32_t)sums[i].count);
 
-		if (rc)
-			return rc;
+		if (!was_asked(path, sums[i].imm) ||
+		    decide(p, path, &sums[i], sent - (uint32_t)sums[i].count))
+			return -EPROTO;
 	}
 	path->to.asked -= head->n;
 	over_if_told(g, p, path);
@@ -305,56 +325,6 @@ void flight_done(struct pg_group *g, const struct arrival *a)
 	}
 	list_remove(&f->link);
 	salvage_ended(g, p, f, a->status, a->conn->domain);
-}
-
-/* ---- What an unordered connection has carried ---- */
-
-int conn_received(struct conn *c, uint32_t imm, uint32_t count)
-{
-	struct peer *p = c->owner;
-
-	return sums_add(&p->paths[c->slot].received, imm, (int32_t)count);
-}
-
-int path_counted(struct path *path, const struct path_head *head, const struct sum *sums)
-{
-	for (unsigned i = 0; i < head->n; i++) {
-		int rc = sums_add(&path->received, sums[i].imm, -sums[i].count);
-
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
-static int in_flight(void *arg, uint32_t imm)
-{
-	struct list *flights = arg;
-
-	for (struct list *l = flights->next; l != flights; l = l->next)
-		if (is_imm(flight_at(l)) && flight_at(l)->imm == imm)
-			return 1;
-	return 0;
-}
-
-/* Values of which nothing is in flight have all arrived: both sides may forget them. */
-static void tell_counted(struct pg_group *g, struct peer *p, struct path *path)
-{
-	struct path_head head = path_head(path, PATH_COUNTED);
-	struct sum sums[PATH_SUMS];
-
-	while ((head.n = (uint16_t)sums_take(&path->sent, sums, PATH_SUMS, in_flight,
-					     &path->flights)))
-		path_say(g, p, &head, sums);
-}
-
-bool takeover_room(struct pg_group *g, struct peer *p, struct path *path, unsigned n)
-{
-	if (ordered(path))
-		return true;
-	if (path->sent.n + n > SENT_VALUES)
-		tell_counted(g, p, path);
-	return sums_reserve(&path->sent, n) == 0;
 }
 
 /* ---- Out of time ---- */

@@ -15,7 +15,9 @@
  * Of an unordered connection's immediates of one value, if some have come and some have not, it cannot
  * be told which: the payload of all is written again without an immediate, and when all of that has
  * ended, as many bare immediates follow as are missing. If none is missing nothing is written again:
- * the receiver may have seen the count and use the memory otherwise.
+ * the receiver may have seen the count and use the memory otherwise. Nor is what an expectation has
+ * taken that fired meanwhile: the first so many of that value, as long as no more writes are in flight
+ * than are expected. Who only polls imm_value has no such promise.
  *
  * The incarnation ends instead where a connection cannot be stopped and fenced (caps.can_fence), where
  * an immediate does not name its own (caps.reports_source), where the peer cannot be asked (no control
@@ -43,17 +45,20 @@ void conn_stopped(struct pg_group *g, struct conn *c);
 void conn_fenced(struct pg_group *g, struct conn *c);
 void flight_done(struct pg_group *g, const struct arrival *a);
 
-/* Immediates that have come over an unordered connection; -ENOSPC, -ENOMEM: no room to note that. */
-int conn_received(struct conn *c, uint32_t imm, uint32_t count);
-
-/* Whether n work requests more could be accounted for. */
-bool takeover_room(struct pg_group *g, struct peer *p, struct path *path, unsigned n);
-
 /* Takes back what is in flight of an operation that is out of time, by breaking the connections that
  * carry it. false: it cannot. */
 bool failover_expire(struct pg_group *g, struct op *op);
 /* Gives peers up whose half of a connection does not stop. */
 void failover_scan(struct pg_group *g, struct peer *p);
+
+/* ---- carried.c: by unordered connections ---- */
+
+/* Immediates that have come over an unordered connection. With the counters locked, and before they are
+ * counted. -ENOSPC, -ENOMEM: no room to note that. */
+int conn_received(struct pg_group *g, const struct arrival *a);
+
+/* Whether n work requests more could be accounted for. */
+bool takeover_room(struct pg_group *g, struct peer *p, struct path *path, unsigned n);
 
 /* ---- salvage.c: what is sent again ---- */
 

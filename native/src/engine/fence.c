@@ -21,7 +21,7 @@ static bool has_older(const struct list *ops, uint64_t serial)
 	return false;
 }
 
-static void ask(struct pg_group *g, struct op *op)
+void fence_ask(struct pg_group *g, struct op *op)
 {
 	struct fence_msg ask = { op->serial };
 	struct control_msg msg = { .type = CONTROL_FENCE, .len = sizeof(ask) };
@@ -63,13 +63,12 @@ bool fence_run(struct pg_group *g, struct op *op)
 		op->deadline = 0; /* they have their own */
 	/* Marks are of what had been posted when the fence first looked. */
 	else if (paths_visible(p, op->marks))
-		ask(g, op);
+		fence_ask(g, op);
 	return false;
 }
 
 void fence_start(struct pg_group *g, struct op *op)
 {
-	op->asked = op->fenced = false;
 	memset(op->marks, 0, sizeof(op->marks));
 	op_settle(g, op, OP_POSTED);
 }
@@ -103,7 +102,7 @@ int fence_answered(struct pg_group *g, struct peer *p, const struct control_msg 
 	for (struct list *l = p->waiting.next; l != &p->waiting; l = l->next) {
 		struct op *op = LIST_ENTRY(l, struct op, link);
 
-		if (op->desc.opcode != PG_OP_FENCE || op->serial != answer.serial || !op->asked)
+		if (op->serial != answer.serial || !op->asked)
 			continue;
 		op->fenced = true;
 		op_settle(g, op, OP_POSTED);

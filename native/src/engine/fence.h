@@ -12,6 +12,9 @@ struct control_msg;
 
 void fence_start(struct pg_group *g, struct op *op);
 
+/* Asks the peer; op->fenced says when it has answered, and handled all that it was sent before. */
+void fence_ask(struct pg_group *g, struct op *op);
+
 /* Goes on with it: true when it has ended. */
 bool fence_run(struct pg_group *g, struct op *op);
 

@@ -76,13 +76,17 @@ unsigned flights_take(struct pg_group *g, const struct op *op, unsigned l, struc
 
 void flight_posted(struct path *path, struct flight *f, const struct wr *wr)
 {
-	f->index = wr->op == WR_SEND ? path->msgs_out : path->imms_out;
+	bool ordered = path->conn->domain->caps.ordered;
+
+	f->index = wr->op == WR_SEND ? path->msgs_out
+		   : ordered         ? path->imms_out
+				     : (uint32_t)sums_get(&path->sent, wr->imm);
 	path->msgs_out += wr->op == WR_SEND;
 	path->imms_out += wr->op == WR_WRITE_IMM;
 	f->broken = false;
 	list_append(&path->flights, &f->link);
 	/* Room was made before, see takeover_room. */
-	if (wr->op == WR_WRITE_IMM && !path->conn->domain->caps.ordered)
+	if (wr->op == WR_WRITE_IMM && !ordered)
 		sums_add(&path->sent, wr->imm, 1);
 }
 

@@ -22,10 +22,12 @@ struct flight {
 	uint32_t page;
 	uint64_t within; /* the page */
 	uint64_t len;
-	uint32_t imm;   /* as on the wire, of a WR_WRITE_IMM */
-	uint32_t index; /* of a message, those posted before it; of a write, the immediates */
-	uint32_t next;  /* free one */
-	uint8_t wr_op;  /* enum wr_op, as first posted */
+	uint32_t imm; /* as on the wire, of a WR_WRITE_IMM */
+	uint32_t
+		index; /* of a message, those posted before it; of a write the immediates, where nothing is
+			   ordered those of its value */
+	uint32_t next; /* free one */
+	uint8_t wr_op; /* enum wr_op, as first posted */
 	uint8_t lane;
 	uint8_t kind;   /* enum flight_kind */
 	bool broken;    /* it ended because its connection did */
@@ -33,6 +35,12 @@ struct flight {
 	bool rewriting; /* it is one of peer.n_rewriting */
 	bool owes_imm;  /* of a rewritten one: a make-up follows */
 };
+
+/* Whether an immediate goes with it. */
+static inline bool flight_is_imm(const struct flight *f)
+{
+	return f->wr_op == WR_WRITE_IMM && f->kind != FLIGHT_REWRITE;
+}
 
 /* Where a work request begins in its lane. */
 struct cursor {

@@ -217,7 +217,7 @@ struct op {
 	int32_t spread; /* enum pg_spread, of a child of a scatter */
 	unsigned n_lanes;
 	bool live;   /* started and not completed */
-	bool asked;  /* of a fence: the peer was asked, */
+	bool asked;  /* of a fence, or when its counts are settled: the peer was asked, */
 	bool fenced; /* and has answered */
 	struct pg_op desc;
 	struct peer *peer;

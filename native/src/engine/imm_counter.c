@@ -40,12 +40,21 @@ static void expectation_abort(struct imm_table *t, struct counter *c, int status
 		origin_forgive(&t->sources, &c->origin);
 }
 
+/* On failure the last one of another time is remembered, and less is known to have been taken. */
+static void note_fire(struct imm_table *t, uint32_t imm)
+{
+	t->fire += t->fire == UINT32_MAX ? 2 : 1;
+	sums_add(&t->fires, imm, (int32_t)(t->fire - imm_last_fire(t, imm)));
+}
+
 /* To be called after every rise of the value. */
 static int counter_fire(struct imm_table *t, struct counter *c, struct imm_fired *fired)
 {
 	if (!c->want || c->value < c->want)
 		return 0;
 	expectation_end(t, c, 0, fired);
+	if (t->tracks_fires)
+		note_fire(t, fired->imm);
 	c->value -= fired->want;
 	/* Else nothing remains that a tally could be of. */
 	if (c->value || c->origin.records)
@@ -68,6 +77,28 @@ void imm_lock(struct imm_table *t)
 void imm_unlock(struct imm_table *t)
 {
 	lock_release(&t->lock);
+}
+
+/* ---- Fires --------------------------------------------------------------------------------- */
+
+void imm_track_fires(struct imm_table *t)
+{
+	t->tracks_fires = true;
+}
+
+uint32_t imm_last_fire(const struct imm_table *t, uint32_t imm)
+{
+	return (uint32_t)sums_get(&t->fires, imm);
+}
+
+bool imm_fires_full(const struct imm_table *t)
+{
+	return t->fires.n > SUMS_MAX / 2;
+}
+
+void imm_forget_fires(struct imm_table *t)
+{
+	sums_clear(&t->fires);
 }
 
 /* ---- Arrivals ------------------------------------------------------------------------------ */
@@ -105,6 +136,19 @@ static int arrive_whole(struct imm_table *t, struct counter *c, uint32_t source,
 	return counter_fire(t, c, fired);
 }
 
+/* Shards of several writes, none of which came whole, may have made one until they were settled. What
+ * has fired meanwhile stays, and the source's next shards make up for it. */
+static void take_back(struct imm_table *t, struct counter *c, uint32_t source, struct record *r)
+{
+	struct tally *tally = origin_find(&t->sources, counter_id(t, c), &c->origin, source);
+
+	while (r->parts <= -IMM_PARTS && tally && tally->count) {
+		r->parts += IMM_PARTS;
+		tally->count--;
+		c->value--;
+	}
+}
+
 /* Below 0: settled. */
 static int arrive_parts(struct imm_table *t, struct counter *c, uint32_t source, uint32_t imm,
 			int64_t parts, struct imm_fired *fired)
@@ -128,6 +172,7 @@ static int arrive_parts(struct imm_table *t, struct counter *c, uint32_t source,
 		origin_get(s, counter_id(t, c), &c->origin, source)->count += n;
 		c->value += n;
 	}
+	take_back(t, c, source, r);
 	record_tidy(s, &c->origin, r);
 	rc = counter_fire(t, c, fired);
 	if (!rc)

@@ -67,6 +67,14 @@ void imm_unlock(struct imm_table *t);
 int imm_arrive(struct imm_table *t, uint32_t source, uint32_t wire_imm, uint32_t count,
 	       struct imm_fired *fired);
 
+/* When an immediate's expectation last fired, for transports whose failover has to know which writes
+ * were taken before: a serial number of all fires, or 0 if none is remembered. */
+void imm_track_fires(struct imm_table *t);
+uint32_t imm_last_fire(const struct imm_table *t, uint32_t imm);
+/* There are very many: whoever has noted some of them looks once more before they are forgotten. */
+bool imm_fires_full(const struct imm_table *t);
+void imm_forget_fires(struct imm_table *t);
+
 /* Of a write that source split (k from wire_imm) only so many shards were ever sent and the rest
  * never will be: they shall not count, whether they have arrived yet or not. What has counted is
  * not taken back: source's next shards make up for it. Returns as imm_arrive, and -EINVAL unless

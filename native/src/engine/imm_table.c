@@ -217,6 +217,7 @@ void imm_table_destroy(struct imm_table *t)
 {
 	if (!t)
 		return;
+	sums_clear(&t->fires);
 	munmap(t->map, t->map_len);
 	free(t);
 }

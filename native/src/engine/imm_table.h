@@ -16,6 +16,7 @@
 
 #include "engine/imm_index.h"
 #include "engine/imm_source.h"
+#include "engine/sums.h"
 #include "pgctl/engine.h"
 #include "util/lock.h"
 
@@ -77,6 +78,9 @@ struct imm_table {
 	uint32_t used; /* counters 1..used have been handed out at least once */
 	uint32_t free; /* those that came back */
 	uint64_t swallowed;
+	bool tracks_fires;
+	uint32_t fire;       /* the serial number of the last one, never 0; */
+	struct sums fires;   /* of the last of each immediate */
 	uint32_t kept[KEPT]; /* counters that may be empty, see counter_tidy; 0: none */
 	uint32_t next_kept;
 	void *map;

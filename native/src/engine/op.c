@@ -155,8 +155,6 @@ static void complete(struct pg_group *g, struct op *op)
 	/* In no list: what follows may end its peer, and all that is listed there. */
 	list_remove(&op->link);
 	list_remove(&op->linger);
-	if (op->status && op->n_lanes > 1)
-		op_settle_counts(g, op);
 	unbind(g, op);
 	if (op->parent != NO_OP) {
 		tell_parent(g, op);
@@ -175,12 +173,14 @@ static void complete(struct pg_group *g, struct op *op)
 	op_give(g, op, true);
 }
 
-/* Posted, and yet it has to wait for what its peer does with it. */
+/* All has ended, and yet it has to wait for what its peer does with it. */
 static bool lingers(struct pg_group *g, struct op *op)
 {
 	if (op->desc.opcode == PG_OP_FENCE)
 		return !fence_run(g, op);
-	if (!(op->desc.flags & PG_REMOTE_VISIBLE) || op->status)
+	if (op->status)
+		return op_settling(g, op);
+	if (!(op->desc.flags & PG_REMOTE_VISIBLE))
 		return false;
 	return !paths_visible(op->peer, op->marks);
 }
@@ -275,6 +275,7 @@ static void unbound(struct pg_group *g, struct op *op)
 	op->status = 0;
 	op->text[0] = '\0';
 	op->n_lanes = 0;
+	op->asked = op->fenced = false;
 	if (op->desc.flags & PG_REMOTE_VISIBLE)
 		memset(op->marks, 0, sizeof(op->marks));
 	op->deadline = 0;

@@ -64,8 +64,9 @@ void op_piece_ended(struct pg_group *g, struct op *op, unsigned l, int status,
 /* Ends it now: its connections are gone, nothing can be in flight. */
 void op_abandon(struct pg_group *g, struct op *op, int status, const char *text);
 
-/* It has failed: has its peer forget what it may have counted of it. */
-void op_settle_counts(struct pg_group *g, struct op *op);
+/* It has failed: has its peer forget what it may have counted of it, and waits until it has. False:
+ * there is nothing (more) of that. */
+bool op_settling(struct pg_group *g, struct op *op);
 
 /* The control message by which a peer does so. */
 struct control_msg;

@@ -20,7 +20,7 @@ struct path_head path_head(const struct path *path, enum path_word word)
 }
 
 void path_say(struct pg_group *g, struct peer *p, const struct path_head *head,
-	      const struct sum *sums)
+	      const struct path_sum *sums)
 {
 	struct control_msg msg = { .type = CONTROL_PATH };
 
@@ -48,7 +48,8 @@ static struct path *meant(struct peer *p, const struct path_head *head)
 	return path && path->serial == head->serial ? path : NULL;
 }
 
-static int dispatch(struct pg_group *g, struct peer *p, struct path_head *head, struct sum *sums)
+static int dispatch(struct pg_group *g, struct peer *p, struct path_head *head,
+		    struct path_sum *sums)
 {
 	struct path *path = meant(p, head);
 
@@ -82,7 +83,7 @@ int path_message(struct pg_group *g, struct peer *p, const struct control_msg *m
 {
 	struct reader r = { .msg = msg };
 	struct path_head head;
-	struct sum sums[PATH_SUMS];
+	struct path_sum sums[PATH_SUMS];
 	struct offer offer;
 
 	if (!form_read(&r, &head, sizeof(head)) || head.local >= p->addr.n_domains ||

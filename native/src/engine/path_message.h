@@ -31,12 +31,18 @@ struct path_head {
 	uint32_t imms, msgs;   /* of ARRIVED */
 };
 
-#define PATH_SUMS ((CONTROL_MAX - sizeof(struct path_head)) / sizeof(struct sum))
+struct path_sum {
+	uint32_t imm; /* as on the wire */
+	int32_t count;
+	int32_t taken; /* of TOLD: how many had come when an expectation of them last fired */
+};
+
+#define PATH_SUMS ((CONTROL_MAX - sizeof(struct path_head)) / sizeof(struct path_sum))
 
 /* Of this connection. */
 struct path_head path_head(const struct path *path, enum path_word word);
 void path_say(struct pg_group *g, struct peer *p, const struct path_head *head,
-	      const struct sum *sums);
+	      const struct path_sum *sums);
 void path_say_open(struct pg_group *g, struct peer *p, const struct path *path);
 
 /* What was said, of a connection or not; -EPROTO: it cannot be said. failover.c */
@@ -45,11 +51,12 @@ int path_stop_said(struct pg_group *g, struct peer *p, struct path *path,
 int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
 		      const struct path_head *head);
 int path_asked(struct pg_group *g, struct peer *p, struct path *path, struct path_head *head,
-	       struct sum *sums);
+	       struct path_sum *sums);
 int path_told(struct pg_group *g, struct peer *p, struct path *path, const struct path_head *head,
-	      const struct sum *sums);
+	      const struct path_sum *sums);
 int path_over_said(struct pg_group *g, struct peer *p, struct path *path);
-int path_counted(struct path *path, const struct path_head *head, const struct sum *sums);
+int path_counted(struct path *path, const struct path_head *head, const struct path_sum *sums);
+/* carried.c */
 /* mend.c */
 int path_offered(struct pg_group *g, struct peer *p, const struct path_head *head,
 		 const struct offer *offer);

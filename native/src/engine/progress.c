@@ -94,9 +94,16 @@ int group_start_submitted(struct pg_group *g)
 	return n;
 }
 
-static int take_imms(struct pg_group *g, struct arrival *a, unsigned n)
+/* Where order says nothing, what has come of each value has to be known when a connection breaks. */
+static bool is_noted(const struct domain *d)
+{
+	return !d->caps.ordered && can_take_over(&d->caps);
+}
+
+static int take_imms(struct pg_group *g, const struct domain *d, struct arrival *a, unsigned n)
 {
 	struct imm_fired fired[POLL_BATCH];
+	struct peer *overfull = NULL;
 	unsigned n_fired = 0;
 
 	counters_lock(g);
@@ -111,12 +118,17 @@ static int take_imms(struct pg_group *g, struct arrival *a, unsigned n)
 		if (__builtin_expect(!peer_alive(p) && p->end != END_POLL, 0))
 			continue;
 		a[i].conn->stats.imms_in += a[i].count;
+		if (__builtin_expect(is_noted(d), 0) && conn_received(g, &a[i]))
+			overfull = p;
 		rc = imm_arrive(g->imms, p->h.index, a[i].imm, a[i].count, &fired[n_fired]);
 		a[i].status = rc < 0 ? rc : 0; /* its peer is reset once the lock is released */
 		if (rc > 0)
 			n_fired++;
 	}
 	counters_unlock(g);
+	if (overfull)
+		peer_down(g, overfull, -ENOBUFS,
+			  "no room for what it does not say has certainly arrived");
 	for (unsigned i = 0; i < n_fired; i++)
 		deliver_fired(g, &fired[i], NULL);
 	return (int)n_fired;
@@ -148,20 +160,6 @@ static void make_counters(struct pg_group *g, struct peer *p, const struct arriv
 		deliver_fired(g, &fired, NULL);
 	else if (rc < 0)
 		peer_down(g, p, -ENOBUFS, "no room for counters that nobody asked for");
-}
-
-/* Of those whose order says nothing, what has come of each value has to be known when their connection
- * breaks. */
-static void note_imms(struct pg_group *g, const struct arrival *a, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++) {
-		struct peer *p = a[i].kind == ARRIVAL_IMM ? a[i].conn->owner : NULL;
-		int rc = p && peer_alive(p) ? conn_received(a[i].conn, a[i].imm, a[i].count) : 0;
-
-		if (rc)
-			peer_down(g, p, -ENOBUFS,
-				  "no room for what it does not say has been counted");
-	}
 }
 
 static void take_rest(struct pg_group *g, struct domain *d, struct arrival *a)
@@ -214,9 +212,7 @@ static int poll_domain(struct pg_group *g, struct domain *d)
 			rest = true;
 	}
 	if (imms) {
-		take_imms(g, arrivals, n);
-		if (!d->caps.ordered && can_take_over(&d->caps))
-			note_imms(g, arrivals, n);
+		take_imms(g, d, arrivals, n);
 		for (unsigned i = 0; i < n && !rest; i++)
 			rest = arrivals[i].kind == ARRIVAL_IMM && arrivals[i].status;
 	}

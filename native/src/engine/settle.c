@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/completion.h"
+#include "engine/fence.h"
 #include "engine/form.h"
 #include "engine/op.h"
 #include "engine/peer.h"
@@ -24,29 +25,40 @@ static void send_settle(struct pg_group *g, struct op *op, unsigned counted)
 	control_send(g, op->peer->stream, &msg);
 }
 
-/* The shards that were counted would be taken for parts of the next write with this immediate: the
- * peer has to forget them. Where it cannot be known which were, its count cannot be saved. */
-void op_settle_counts(struct pg_group *g, struct op *op)
+/* The shards that were counted would be taken for parts of the next write with this immediate, which
+ * may be submitted as soon as this one has ended: so the peer has to have forgotten them by then. Where
+ * it cannot be known which were, its count cannot be saved. */
+bool op_settling(struct pg_group *g, struct op *op)
 {
 	unsigned counted = 0;
 	bool known = true;
 
 	if (op->desc.opcode != PG_OP_WRITE || op->desc.imm == PG_NO_IMM ||
 	    peer_state(op->peer) != PEER_UP)
-		return;
+		return false;
+	if (op->asked)
+		return !op->fenced;
 	for (unsigned i = 0; i < op->n_lanes; i++) {
 		const struct lane *lane = &op->lanes[i];
 
 		known &= !lane->failed || g->domains[0]->caps.exact_failure;
 		counted += !lane->cut && !lane->failed;
 	}
-	if (!known)
+	if (!known && op->n_lanes > 1) {
+		list_remove(&op->link); /* as in op_run */
 		peer_down(g, op->peer, op->status,
 			  "a split write failed, and it cannot be known what of it was counted: "
 			  "%.120s",
 			  op->text);
-	else if (counted && counted < op->n_lanes)
-		send_settle(g, op, counted);
+		return false;
+	}
+	if (!counted || counted == op->n_lanes)
+		return false;
+	send_settle(g, op, counted);
+	fence_ask(g, op);
+	op->deadline = 0;
+	op->limit = UINT64_MAX;
+	return true;
 }
 
 int op_settled(struct pg_group *g, struct peer *p, const struct control_msg *msg)

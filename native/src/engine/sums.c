@@ -94,7 +94,7 @@ int sums_add(struct sums *s, uint32_t imm, int32_t count)
 		return rc;
 	sum = find(s, imm);
 	if (!sum->count) {
-		sum->imm = imm;
+		*sum = (struct sum){ .imm = imm };
 		s->n += count != 0;
 	}
 	/* Unsigned: the two sides' counts are compared as differences. */
@@ -104,9 +104,18 @@ int sums_add(struct sums *s, uint32_t imm, int32_t count)
 	return 0;
 }
 
+struct sum *sums_find(const struct sums *s, uint32_t imm)
+{
+	struct sum *sum = s->slots ? find(s, imm) : NULL;
+
+	return sum && sum->count ? sum : NULL;
+}
+
 int32_t sums_get(const struct sums *s, uint32_t imm)
 {
-	return s->slots ? find(s, imm)->count : 0;
+	const struct sum *sum = sums_find(s, imm);
+
+	return sum ? sum->count : 0;
 }
 
 uint32_t sums_take(struct sums *s, struct sum *out, uint32_t max,

@@ -10,6 +10,10 @@
 struct sum {
 	uint32_t imm;  /* as on the wire */
 	int32_t count; /* 0: the slot is free */
+	/* Of those that were received: how many there were when an expectation last fired, as far as
+	 * `fire`, the last one that is known of, says. */
+	int32_t taken;
+	uint32_t fire;
 };
 
 /* All zeros: empty. Open addressing; at most half of the slots are taken. */
@@ -29,6 +33,9 @@ int sums_add(struct sums *s, uint32_t imm, int32_t count);
 
 /* The next n of these succeed. */
 int sums_reserve(struct sums *s, uint32_t n);
+
+/* NULL: its count is 0. */
+struct sum *sums_find(const struct sums *s, uint32_t imm);
 
 int32_t sums_get(const struct sums *s, uint32_t imm);
 

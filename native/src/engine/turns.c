@@ -100,6 +100,14 @@ static void expire(struct pg_group *g, struct op *op)
 				  nic);
 		return;
 	}
+	if (op->asked && op->status) {
+		peer_down(g, p, -ETIMEDOUT,
+			  "%s %llu ms: it does not say that it has forgotten what it had counted "
+			  "of a "
+			  "write that failed",
+			  what, ms);
+		return;
+	}
 	snprintf(text, sizeof(text), "%s over %s: %s %llu ms: %s", peer_name(p).text,
 		 g->domains[0]->name, what, ms, why_stuck(op));
 	op_fail(op, -ETIMEDOUT, text);

@@ -24,6 +24,7 @@
 enum work_state {
 	WORK_QUEUED,
 	WORK_POSTED, /* the transport below will say when it has ended */
+	WORK_LANDED, /* and we hear of it when it is due */
 	WORK_ENDED,  /* to be told */
 	WORK_LATE,   /* was told, and lands when it is due */
 	WORK_LANDING,

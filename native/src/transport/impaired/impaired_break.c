@@ -18,6 +18,7 @@ static uint64_t below(struct impaired_conn *c, uint64_t n)
 
 /* ---- The four fates ---- */
 
+/* As far as we hear. */
 static void lose(struct impaired_conn *c, struct work *w)
 {
 	work_end(c, w, -ECONNABORTED);
@@ -147,8 +148,12 @@ static void end_all(struct impaired_conn *c, uint64_t now)
 {
 	unsigned n = 0;
 
-	for (struct list *l = c->works.next; l != &c->works; l = l->next)
+	for (struct list *l = c->works.next; l != &c->works; l = l->next) {
+		/* It has landed and been counted, and we shall not hear of that. */
+		if (work_of(l)->state == WORK_LANDED)
+			lose(c, work_of(l));
 		n += work_of(l)->state == WORK_QUEUED;
+	}
 	if (n && c->conn.domain->caps.ordered)
 		end_in_order(c, n, now);
 	else if (n)

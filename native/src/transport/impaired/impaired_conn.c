@@ -149,6 +149,15 @@ static uint64_t choose_due(struct impaired_conn *c, uint64_t len, uint64_t now)
 	return im->reorder ? due + splitmix64_below(&d->random, REORDER_NS) : due;
 }
 
+/* How much later than it lands we hear of it, where times vary. */
+static uint64_t choose_lag(struct impaired_conn *c)
+{
+	struct impaired_domain *d = conn_domain(c);
+	uint64_t lag = splitmix64_below(&d->random, d->impair.jitter_ns + 1);
+
+	return d->impair.reorder ? lag + splitmix64_below(&d->random, REORDER_NS) : lag;
+}
+
 static void append(struct impaired_conn *c, const struct wr *wr, uint64_t now)
 {
 	struct impaired_domain *d = conn_domain(c);
@@ -244,11 +253,33 @@ static void post_due(struct impaired_conn *c, uint64_t now)
 			c->blocked = true;
 			return;
 		}
-		if (rc < 0 || c->inner->domain->caps.sync_post)
-			work_end(c, w, rc < 0 ? rc : 0);
-		else
+		if (rc < 0) {
+			work_end(c, w, rc);
+		} else if (c->inner->domain->caps.sync_post) {
+			w->state = WORK_LANDED;
+			w->due = now + choose_lag(c);
+		} else {
 			w->state = WORK_POSTED;
+		}
 	}
+}
+
+/* Ends what has landed and is heard of by now; when the next will be. */
+static uint64_t hear(struct impaired_conn *c, uint64_t now)
+{
+	uint64_t next = UINT64_MAX;
+
+	for (struct list *l = c->works.next; l != &c->works; l = l->next) {
+		struct work *w = work_of(l);
+
+		if (w->state != WORK_LANDED)
+			continue;
+		if (w->due <= now)
+			work_end(c, w, 0);
+		else if (w->due < next)
+			next = w->due;
+	}
+	return next;
 }
 
 static void tell_done(struct impaired_conn *c, struct room *room)
@@ -316,6 +347,7 @@ void impaired_serve(struct impaired_domain *d, uint64_t now, struct room *room)
 		list_remove(&c->busy);
 		c->blocked = c->no_messages = false;
 		post_due(c, now);
+		hear(c, now);
 		impaired_land(c, now);
 		if (c->dirty)
 			c->inner->domain->transport->flush(c->inner);
@@ -329,13 +361,13 @@ void impaired_serve(struct impaired_domain *d, uint64_t now, struct room *room)
 uint64_t impaired_due(struct impaired_conn *c)
 {
 	struct work *queued, *late;
-	uint64_t due = UINT64_MAX;
+	uint64_t due = hear(c, 0);
 
 	if (c->blocked) /* the transport below wakes us when there is credit */
 		return due;
 	queued = next_work(c);
 	late = impaired_next_late(c);
-	if (queued)
+	if (queued && queued->due < due)
 		due = queued->due;
 	return late && late->due < due ? late->due : due;
 }
