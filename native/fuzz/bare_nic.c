@@ -294,8 +294,7 @@ static void bare_conn_stop(struct conn *conn)
 		abort();
 	c->stopping = true;
 	abort_work(lane_of(conn->domain), conn);
-	enqueue(lane_of(conn->domain),
-		(struct arrival){ .kind = ARRIVAL_STOPPED, .conn = conn });
+	enqueue(lane_of(conn->domain), (struct arrival){ .kind = ARRIVAL_STOPPED, .conn = conn });
 }
 
 static void bare_conn_fence(struct conn *conn)
@@ -344,8 +343,7 @@ static int bare_post(struct conn *conn, const struct wr *wrs, unsigned n, struct
 	if (!c->attached || c->stopping)
 		abort();
 	if (c->broken)
-		return error_set(err,
-				 conn->domain->caps.can_fence ? -ECONNABORTED : -ECONNRESET,
+		return error_set(err, conn->domain->caps.can_fence ? -ECONNABORTED : -ECONNRESET,
 				 "the connection is broken");
 	if (sync && post_status)
 		return error_set(err, post_status, "the NIC does not want it");
@@ -370,7 +368,8 @@ static void bare_flush(struct conn *conn)
 static bool has_message(const struct bare_lane *lane, unsigned left, const struct conn *conn)
 {
 	for (unsigned i = 0; i < left; i++)
-		if (lane->queue[i].arrival.kind == ARRIVAL_MSG && lane->queue[i].arrival.conn == conn)
+		if (lane->queue[i].arrival.kind == ARRIVAL_MSG &&
+		    lane->queue[i].arrival.conn == conn)
 			return true;
 	return false;
 }

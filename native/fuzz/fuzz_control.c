@@ -383,11 +383,11 @@ static void nothing(struct input *in)
 
 /* By number, which inputs of the corpus know them by: a new one goes to the end. */
 static void (*const steps[])(struct input *in) = {
-	nothing, dial,      hello,   ready,    says,        asks,           answers,
-	settles, accept,    hang_up, add_peer, own_region,  import,         write_one,
-	fence,   send,      barrier, scatter,  write_pages, expect,         look_at_counter,
-	receive, give_back, cancel,  ask,      arrive,      post_otherwise, grow_old,
-	path, agrees, nic_ends,
+	nothing, dial,      hello,    ready,    says,        asks,           answers,
+	settles, accept,    hang_up,  add_peer, own_region,  import,         write_one,
+	fence,   send,      barrier,  scatter,  write_pages, expect,         look_at_counter,
+	receive, give_back, cancel,   ask,      arrive,      post_otherwise, grow_old,
+	path,    agrees,    nic_ends,
 };
 
 #define N_STEPS (sizeof(steps) / sizeof(steps[0]))

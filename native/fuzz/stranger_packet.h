@@ -17,7 +17,8 @@ struct packet {
 struct packet packet_of(uint16_t type);
 void packet_add(struct packet *p, const void *data, size_t len);
 /* Of a connection or a region; the input changes a byte of it, and which descriptors come along. */
-void packet_add_offer(struct stranger *s, struct packet *p, struct input *in, bool shm, bool region);
+void packet_add_offer(struct stranger *s, struct packet *p, struct input *in, bool shm,
+		      bool region);
 /* With the right length, then as the input spoils it. */
 void packet_say(struct stranger *s, struct line *l, struct packet *p, struct input *in);
 

@@ -12,7 +12,7 @@
 /* What he is about to say. */
 struct words {
 	struct path_head head;
-	struct sum sums[MAX_SUMS];
+	struct path_sum sums[MAX_SUMS];
 };
 
 /* ---- What is right -------------------------------------------------------------------------- */
@@ -45,48 +45,47 @@ static const struct flight *flight_of(const struct list *l)
 	return LIST_ENTRY(l, const struct flight, link);
 }
 
-static bool is_imm(const struct flight *f)
-{
-	return f->wr_op == WR_WRITE_IMM && f->kind != FLIGHT_REWRITE;
-}
-
 /* What he has got, but for as many of what is in flight as the input says. */
 static void arrived(const struct path *path, struct path_head *head, struct input *in)
 {
 	unsigned lost = input_u8(in), imms = 1, msgs = 1;
 
 	for (const struct list *l = path->flights.next; l != &path->flights; l = l->next) {
-		imms += is_imm(flight_of(l));
+		imms += flight_is_imm(flight_of(l));
 		msgs += flight_of(l)->wr_op == WR_SEND;
 	}
 	head->imms = path->imms_out - (lost & 15) % imms;
 	head->msgs = path->msgs_out - (lost >> 4) % msgs;
 }
 
-static struct sum *sum_of(struct words *w, uint32_t imm)
+static struct path_sum *sum_of(struct words *w, uint32_t imm)
 {
 	unsigned i = 0;
 
 	while (i < w->head.n && w->sums[i].imm != imm)
 		i++;
 	if (i == w->head.n && i < MAX_SUMS)
-		w->sums[w->head.n++] = (struct sum){ .imm = imm };
+		w->sums[w->head.n++] = (struct path_sum){ .imm = imm };
 	return i < MAX_SUMS ? &w->sums[i] : NULL;
 }
 
-/* Of each immediate that was asked for, all but as many of those in flight as the input says. */
+/* Of each immediate that was asked for, all but as many of those in flight as the input says; and how
+ * many of the others were taken. */
 static void told(const struct path *path, struct words *w, struct input *in)
 {
 	for (const struct list *l = path->flights.next; l != &path->flights; l = l->next) {
-		struct sum *sum = flight_of(l)->asked ? sum_of(w, flight_of(l)->imm) : NULL;
+		struct path_sum *sum = flight_of(l)->asked ? sum_of(w, flight_of(l)->imm) : NULL;
 
 		if (sum)
 			sum->count++;
 	}
 	for (unsigned i = 0; i < w->head.n; i++) {
-		uint32_t lost = input_u8(in) % ((uint32_t)w->sums[i].count + 1);
+		uint32_t in_doubt = (uint32_t)w->sums[i].count, how = input_u8(in);
+		uint32_t lost = (how & 15) % (in_doubt + 1);
+		uint32_t sent = (uint32_t)sums_get(&path->sent, w->sums[i].imm);
 
-		w->sums[i].count = sums_get(&path->sent, w->sums[i].imm) - (int32_t)lost;
+		w->sums[i].count = (int32_t)(sent - lost);
+		w->sums[i].taken = (int32_t)(sent - in_doubt + (how >> 4) % (in_doubt - lost + 1));
 	}
 }
 
@@ -98,8 +97,8 @@ static void some_sums(struct words *w, struct input *in)
 	for (unsigned i = 0; i < n; i++) {
 		uint32_t imm = input_u8(in);
 
-		w->sums[w->head.n++] = (struct sum){ .imm = (imm & 15) | (imm & 48) << 26,
-						     .count = (int8_t)input_u8(in) };
+		w->sums[w->head.n++] = (struct path_sum){ .imm = (imm & 15) | (imm & 48) << 26,
+							  .count = (int8_t)input_u8(in) };
 	}
 }
 
@@ -154,10 +153,11 @@ static void say_words(struct stranger *s, struct line *l, const struct words *w,
 	packet_add(&packet, &w->head, sizeof(w->head));
 	packet_add(&packet, w->sums, n * sizeof(w->sums[0]));
 	if (w->head.word == PATH_OPEN)
-		packet_add_offer(s, &packet, in,
-				 !strcmp(s->g->addr.domains[w->head.remote % PG_MAX_DOMAINS].transport,
-					 "shm"),
-				 false);
+		packet_add_offer(
+			s, &packet, in,
+			!strcmp(s->g->addr.domains[w->head.remote % PG_MAX_DOMAINS].transport,
+				"shm"),
+			false);
 	packet_say(s, l, &packet, in);
 }
 
@@ -198,8 +198,8 @@ void stranger_path(struct stranger *s, struct input *in)
 	path = &p->paths[which % PG_MAX_CONNS];
 	none.edge = path->edge;
 	if (wrong & OTHER_NICS)
-		none.edge = (struct pair_edge){ which % PG_MAX_DOMAINS, which / 4 % PG_MAX_DOMAINS,
-						0 };
+		none.edge =
+			(struct pair_edge){ which % PG_MAX_DOMAINS, which / 4 % PG_MAX_DOMAINS, 0 };
 	if (wrong & OTHER_NICS || !path->conn)
 		path = &none;
 	w.head = head_of(p, path);
@@ -210,31 +210,32 @@ void stranger_path(struct stranger *s, struct input *in)
 }
 
 static bool agree(struct stranger *s, struct line *l, const struct peer *p, const struct path *path,
-		  struct input *in)
+		  const uint8_t lost[MAX_SUMS])
 {
-	static const uint8_t zero;
-	struct input right = { &zero, &zero };
+	struct input in = { lost, lost + MAX_SUMS }, right = { lost, lost };
 	struct words w = { .head = head_of(p, path) };
 
 	w.head.word = (uint8_t)next_word(path);
 	if (!path->conn || path->state == PATH_UP || !w.head.word)
 		return false;
-	fill(path, &w, in);
+	fill(path, &w, &in);
 	say_words(s, l, &w, &right);
 	return true;
 }
 
-/* All that is right, until nothing is left to be said. */
+/* All that is right, until nothing is left to be said. The same is lost of each. */
 void stranger_agrees(struct stranger *s, struct input *in)
 {
 	struct line *l = stranger_line(s, in);
 	struct peer *p = l ? himself(s, l) : NULL;
 	bool said = p != NULL;
+	uint8_t lost[MAX_SUMS];
 
+	memset(lost, input_u8(in), sizeof(lost));
 	for (unsigned turn = 0; said && turn < 8; turn++) {
 		said = false;
 		for (unsigned k = 0; k < p->n_paths && peer_state(p) == PEER_UP; k++)
-			said |= agree(s, l, p, &p->paths[k], in);
+			said |= agree(s, l, p, &p->paths[k], lost);
 		s->round(s->g);
 	}
 }

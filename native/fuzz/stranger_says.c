@@ -150,8 +150,8 @@ void stranger_answers(struct stranger *s, struct input *in)
 	unsigned how = input_u8(in);
 	unsigned asked = how & 1 ? CONTROL_FENCE : CONTROL_MAP;
 	struct packet p = packet_of(how & 1   ? CONTROL_FENCED
-				: how & 2 ? CONTROL_REVOKE
-					  : CONTROL_MAPPED);
+				    : how & 2 ? CONTROL_REVOKE
+					      : CONTROL_MAPPED);
 	const uint8_t *said = l ? stranger_heard(l, asked) : NULL;
 	size_t len = l ? l->last[asked].len - HEAD : 0;
 
