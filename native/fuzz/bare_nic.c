@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/peer.h"
 #include "util/error.h"
 
 #define CONNS 64
@@ -18,7 +19,8 @@ struct bare_conn {
 	bool broken;
 	bool stopping; /* the engine has called conn_stop, */
 	bool stopped;  /* knows that it has stopped, */
-	bool fencing;  /* and has called conn_fence */
+	bool fencing;  /* has called conn_fence, */
+	bool fenced;   /* and knows that it is */
 };
 
 struct queued {
@@ -280,6 +282,8 @@ static int bare_conn_attach(struct conn *conn, const struct offer *offer, struct
 	struct bare_conn *c = (struct bare_conn *)conn;
 	int rc = check_offer(offer, err);
 
+	if (c->attached)
+		abort();
 	c->attached = !rc;
 	conn->max_unmapped = conn->domain->caps.max_write;
 	return rc;
@@ -307,11 +311,15 @@ static void bare_conn_fence(struct conn *conn)
 	enqueue(lane_of(conn->domain), (struct arrival){ .kind = ARRIVAL_FENCED, .conn = conn });
 }
 
+/* One that is stopped is fenced before, as long as its peer lives. */
 static void bare_conn_close(struct conn *conn)
 {
+	const struct bare_conn *c = (const struct bare_conn *)conn;
 	struct bare_lane *lane = lane_of(conn->domain);
 	unsigned n = 0, i = 0;
 
+	if (c->stopping && !c->fenced && peer_alive(conn->owner))
+		abort();
 	for (unsigned k = 0; k < lane->n_queued; k++) {
 		if (lane->queue[k].arrival.conn != conn)
 			lane->queue[n++] = lane->queue[k];
@@ -393,6 +401,8 @@ static unsigned bare_poll(struct domain *domain, struct arrival *arrivals, unsig
 		max_msgs -= msg;
 		if (a->kind == ARRIVAL_STOPPED)
 			((struct bare_conn *)a->conn)->stopped = true;
+		if (a->kind == ARRIVAL_FENCED)
+			((struct bare_conn *)a->conn)->fenced = true;
 		arrivals[n++] = *a;
 	}
 	lane->n_queued = left;

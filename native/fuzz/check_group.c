@@ -66,6 +66,16 @@ static void count(struct flown *n, const struct list *flights)
 	}
 }
 
+/* One thing after the other. */
+static void check_takeover(const struct takeover *to)
+{
+	CHECK(to->fencing == (to->stopped && to->peer_stopped));
+	CHECK(to->fencing || !to->fenced);
+	CHECK(to->stopped || !to->told);
+	CHECK(to->told || !to->asked);
+	CHECK(to->fenced || !to->peer_told);
+}
+
 static void check_paths(struct flown *n, const struct peer *p)
 {
 	n->rewriting = 0;
@@ -78,6 +88,7 @@ static void check_paths(struct flown *n, const struct peer *p)
 			continue;
 		CHECK(path->conn->owner == p && path->conn->slot == k);
 		count(n, &path->flights);
+		check_takeover(&path->to);
 	}
 	count(n, &p->orphans);
 	count(n, &p->makeups);

@@ -138,11 +138,13 @@ static struct peer *himself(const struct stranger *s, const struct line *l)
 static struct path_head head_of(const struct peer *p, const struct path *path)
 {
 	const struct pair_edge *e = &path->edge;
+	struct path_head head = { .local = e->remote, .remote = e->local };
 
-	return (struct path_head){ .local = e->remote,
-				   .remote = e->local,
-				   .serial = path->conn ? path->serial
-							: p->serials[e->local][e->remote] };
+	if (path->conn)
+		head.serial = path->serial;
+	else if (e->local < PG_MAX_DOMAINS && e->remote < PG_MAX_DOMAINS)
+		head.serial = p->serials[e->local][e->remote];
+	return head;
 }
 
 static void say_words(struct stranger *s, struct line *l, const struct words *w, struct input *in)
@@ -238,4 +240,28 @@ void stranger_agrees(struct stranger *s, struct input *in)
 			said |= agree(s, l, p, &p->paths[k], lost);
 		s->round(s->g);
 	}
+}
+
+/* ---- What he hears -------------------------------------------------------------------------- */
+
+/* If that connection is still there, it is as far as the group says. */
+void stranger_hears_path(const struct stranger *s, const struct line *l)
+{
+	struct peer *p = himself(s, l);
+	const struct takeover *to;
+	const struct path *path;
+	struct path_head head;
+
+	CHECK(l->in.len >= HEAD + sizeof(head));
+	memcpy(&head, l->in.bytes + HEAD, sizeof(head));
+	CHECK(head.word > 0 && head.word < PATH_WORDS);
+	path = p ? path_find(p, head.local, head.remote) : NULL;
+	if (!path || path->serial != head.serial)
+		return;
+	to = &path->to;
+	CHECK(head.word != PATH_READY || path->attached);
+	CHECK(head.word != PATH_STOPPED || to->stopped);
+	CHECK(head.word != PATH_ARRIVED || to->fenced);
+	CHECK(head.word != PATH_TOLD || to->fenced);
+	CHECK(head.word != PATH_OVER || (to->told && !to->asked));
 }
