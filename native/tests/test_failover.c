@@ -280,6 +280,8 @@ static void run(const struct trial *t)
 
 		/* The memory of the round before the last, which may not have heard that it is over. */
 		await_sent(&a, &b, r);
+		if (t->same_imm)
+			await_sent(&a, &b, &rs[(rounds - 1) % 2]);
 		begin(&a, &b, r, rounds, t->same_imm ? 7 : rounds);
 		receive(&a, &b, r);
 		check_spent(&b, HALF - r->base);
@@ -316,6 +318,11 @@ int main(int argc, char **argv)
 	static const struct trial trials[] = {
 		{ "ordered", { "fail=0.002", SOUND }, { 1, 1 }, 1000, false },
 		{ "ordered, one immediate", { "fail=0.02", SOUND }, { 2, 2 }, 1000, true },
+		{ "ordered, in pieces one at a time",
+		  { "fail=0.05,depth=1", SOUND },
+		  { 1, 1 },
+		  1500,
+		  false },
 		{ "both ways", { "fail=0.002", "fail=0.002" }, { 2, 3 }, 1000, false },
 		{ "unordered", { TANGLED, "reorder=16" }, { 1, 1 }, 2000, false },
 		{ "unordered, one immediate", { TANGLED, "reorder=16" }, { 2, 2 }, 2000, true },

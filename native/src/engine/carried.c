@@ -64,6 +64,8 @@ int conn_received(struct pg_group *g, const struct arrival *a)
 
 int path_counted(struct path *path, const struct path_head *head, const struct path_sum *sums)
 {
+	if (path->conn->domain->caps.ordered)
+		return -EPROTO;
 	for (unsigned i = 0; i < head->n; i++) {
 		struct sum *sum = sums_find(&path->received, sums[i].imm);
 		int rc;

@@ -9,6 +9,7 @@
 #include "engine/path_message.h"
 #include "engine/paths.h"
 #include "engine/peer.h"
+#include "util/clock.h"
 #include "util/log.h"
 
 static struct flight *flight_at(struct list *l)
@@ -32,8 +33,8 @@ void path_broke(struct pg_group *g, struct peer *p, unsigned k, int status)
 	log_warn("%s: connection over %s to its NIC %u broke: %s", peer_name(p).text, d->name,
 		 path_remote(p, k), strerror(-status));
 	path->state = PATH_BROKEN;
-	path->to =
-		(struct takeover){ .limit = g->now + g->config->op_timeout_ns, .status = status };
+	path->to = (struct takeover){ .limit = clock_ns() + g->config->op_timeout_ns,
+				      .status = status };
 	path->conn->stats.failovers++;
 	p->usable &= ~(1u << k);
 	paths_share(g, p);
@@ -188,48 +189,76 @@ int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
 	return 0;
 }
 
-/* Of the immediates of one value in doubt, those before `taken` have arrived, and of them all so many
- * have not. */
-static int decide(struct peer *p, struct path *path, const struct path_sum *sum, uint32_t missing)
+/* The immediates of one value in doubt, and those of them that were posted before an expectation fired
+ * which may have taken them. */
+struct doubt {
+	uint32_t n, n_before, n_owed;
+	uint64_t last_before; /* operations there were when the last of those was posted */
+	uint64_t first_after; /* the first operation that the others are of */
+};
+
+static bool in_doubt(const struct flight *f, uint32_t imm)
 {
-	uint32_t doubtful = 0, owed = missing;
-
-	for (struct list *l = path->flights.next; l != &path->flights; l = l->next) {
-		struct flight *f = flight_at(l);
-
-		if (!f->asked || f->imm != sum->imm)
-			continue;
-		if (missing == 0 || before(f->index, (uint32_t)sum->taken))
-			f->kind = FLIGHT_LANDED;
-		else
-			doubtful++;
-	}
-	if (missing > doubtful)
-		return -EPROTO;
-	for (struct list *l = path->flights.next; l != &path->flights; l = l->next) {
-		struct flight *f = flight_at(l);
-
-		if (!f->asked || f->imm != sum->imm)
-			continue;
-		f->asked = false;
-		if (f->kind == FLIGHT_LANDED)
-			continue;
-		if (missing < doubtful)
-			salvage_rewrite(p, f, owed > 0);
-		owed -= owed > 0;
-	}
-	return 0;
+	return f->asked && f->imm == imm;
 }
 
-static bool was_asked(const struct path *path, uint32_t imm)
+static struct doubt doubt(const struct pg_group *g, struct path *path, const struct path_sum *sum)
 {
-	for (const struct list *l = path->flights.next; l != &path->flights; l = l->next) {
-		const struct flight *f = LIST_ENTRY(l, struct flight, link);
+	struct doubt d = { .first_after = UINT64_MAX };
 
-		if (f->asked && f->imm == imm)
-			return true;
+	for (struct list *l = path->flights.next; l != &path->flights; l = l->next) {
+		const struct flight *f = flight_at(l);
+		uint64_t serial = g->ops[f->op].serial;
+
+		if (!in_doubt(f, sum->imm))
+			continue;
+		d.n++;
+		if (before(f->index, (uint32_t)sum->taken)) {
+			d.n_before++;
+			d.last_before = f->serial;
+		} else if (serial < d.first_after) {
+			d.first_after = serial;
+		}
 	}
-	return false;
+	return d;
+}
+
+/* Some have arrived and some have not, and some may have been taken: those must not be written again,
+ * if it was they that have arrived, and have to be if it was not. It is known if they and the others
+ * were in flight together: then more were than the expectation was for, nobody can have told by it
+ * which have arrived, and none is in use. */
+static bool is_undecidable(const struct doubt *d, uint32_t missing)
+{
+	return d->n_before && missing <= d->n - d->n_before && d->first_after > d->last_before;
+}
+
+/* What is to be done about those of one value, of which so many have not arrived. */
+static int decide(struct pg_group *g, struct peer *p, struct path *path, const struct path_sum *sum,
+		  uint32_t missing)
+{
+	struct doubt d = doubt(g, path, sum);
+
+	if (!d.n || missing > d.n)
+		return -EPROTO;
+	if (missing && missing < d.n && is_undecidable(&d, missing)) {
+		peer_down(g, p, path->to.status,
+			  "connection over %s broke, and it cannot be told whether writes with "
+			  "immediate %#x were lost before or after it was expected last",
+			  path->conn->domain->name, imm_wire_id(sum->imm));
+		return 0;
+	}
+	for (struct list *l = path->flights.next; l != &path->flights; l = l->next) {
+		struct flight *f = flight_at(l);
+
+		if (!in_doubt(f, sum->imm))
+			continue;
+		f->asked = false;
+		if (!missing)
+			f->kind = FLIGHT_LANDED;
+		else if (missing < d.n)
+			salvage_rewrite(p, f, d.n_owed++ < missing);
+	}
+	return 0;
 }
 
 int path_told(struct pg_group *g, struct peer *p, struct path *path, const struct path_head *head,
@@ -240,9 +269,10 @@ int path_told(struct pg_group *g, struct peer *p, struct path *path, const struc
 	for (unsigned i = 0; i < head->n; i++) {
 		uint32_t sent = (uint32_t)sums_get(&path->sent, sums[i].imm);
 
-		if (!was_asked(path, sums[i].imm) ||
-		    decide(p, path, &sums[i], sent - (uint32_t)sums[i].count))
+		if (decide(g, p, path, &sums[i], sent - (uint32_t)sums[i].count))
 			return -EPROTO;
+		if (!peer_alive(p))
+			return 0;
 	}
 	path->to.asked -= head->n;
 	over_if_told(g, p, path);

@@ -15,13 +15,13 @@
  * Of an unordered connection's immediates of one value, if some have come and some have not, it cannot
  * be told which: the payload of all is written again without an immediate, and when all of that has
  * ended, as many bare immediates follow as are missing. If none is missing nothing is written again:
- * the receiver may have seen the count and use the memory otherwise. Nor is what an expectation has
- * taken that fired meanwhile: the first so many of that value, as long as no more writes are in flight
- * than are expected. Who only polls imm_value has no such promise.
+ * the receiver may have seen the count and use the memory otherwise. If an expectation has fired
+ * meanwhile that may have taken some of them, and others were posted only after those, neither will do.
  *
  * The incarnation ends instead where a connection cannot be stopped and fenced (caps.can_fence), where
  * an immediate does not name its own (caps.reports_source), where the peer cannot be asked (no control
- * stream, no answer), and where no NIC is left.
+ * stream, no answer), where no NIC is left, and in the last case above: who waits for its own writes to
+ * end before it uses their immediate again never meets that.
  */
 #ifndef PGCTL_ENGINE_FAILOVER_H
 #define PGCTL_ENGINE_FAILOVER_H
@@ -83,6 +83,7 @@ void paths_mend(struct pg_group *g, struct peer *p);
 void nic_changed(struct pg_group *g, struct domain *d, int status);
 /* Tells a peer that has come up which of our NICs are not. */
 void nics_tell(struct pg_group *g, struct peer *p);
+void nics_tell_first(struct pg_group *g, struct peer *p);
 
 /* ---- path_message.c ---- */
 

@@ -74,7 +74,7 @@ unsigned flights_take(struct pg_group *g, const struct op *op, unsigned l, struc
 	return n;
 }
 
-void flight_posted(struct path *path, struct flight *f, const struct wr *wr)
+void flight_posted(struct pg_group *g, struct path *path, struct flight *f, const struct wr *wr)
 {
 	bool ordered = path->conn->domain->caps.ordered;
 
@@ -84,6 +84,7 @@ void flight_posted(struct path *path, struct flight *f, const struct wr *wr)
 	path->msgs_out += wr->op == WR_SEND;
 	path->imms_out += wr->op == WR_WRITE_IMM;
 	f->broken = false;
+	f->serial = g->op_serial;
 	list_append(&path->flights, &f->link);
 	/* Room was made before, see takeover_room. */
 	if (wr->op == WR_WRITE_IMM && !ordered)
@@ -94,7 +95,7 @@ void flights_posted(struct pg_group *g, struct path *path, const struct wr *wrs,
 		    unsigned n)
 {
 	for (unsigned i = 0; i < posted; i++)
-		flight_posted(path, &g->flights[wrs[i].id], &wrs[i]);
+		flight_posted(g, path, &g->flights[wrs[i].id], &wrs[i]);
 	for (unsigned i = posted; i < n; i++)
 		flight_give(g, &g->flights[wrs[i].id]);
 }

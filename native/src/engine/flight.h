@@ -26,8 +26,9 @@ struct flight {
 	uint32_t
 		index; /* of a message, those posted before it; of a write the immediates, where nothing is
 			   ordered those of its value */
-	uint32_t next; /* free one */
-	uint8_t wr_op; /* enum wr_op, as first posted */
+	uint64_t serial; /* the last operation that there was when it was posted */
+	uint32_t next;   /* free one */
+	uint8_t wr_op;   /* enum wr_op, as first posted */
 	uint8_t lane;
 	uint8_t kind;   /* enum flight_kind */
 	bool broken;    /* it ended because its connection did */
@@ -58,7 +59,7 @@ unsigned flights_take(struct pg_group *g, const struct op *op, unsigned l, struc
 void flights_posted(struct pg_group *g, struct path *path, const struct wr *wrs, unsigned posted,
 		    unsigned n);
 /* One that goes once more. */
-void flight_posted(struct path *path, struct flight *f, const struct wr *wr);
+void flight_posted(struct pg_group *g, struct path *path, struct flight *f, const struct wr *wr);
 
 /* Sends one again, of a lane whose offset still holds, over connection k. -EAGAIN, or as
  * transport->post says. In post.c. */

@@ -149,10 +149,11 @@ struct peer {
 		int64_t turns[PG_MAX_CONNS]; /* credit of each in its lane's rotation */
 	} spread;
 	struct path paths[PG_MAX_CONNS];
-	unsigned n_paths;    /* slots that have been in use */
-	pair_reach possible; /* cells, as far as both addresses say; */
-	pair_reach reach;    /* of those, without what has failed; both sides' in the end */
-	uint8_t nics;        /* of the peer, that are up: a bit each */
+	unsigned n_paths;     /* slots that have been in use */
+	pair_reach possible;  /* cells, as far as both addresses say; */
+	pair_reach reach;     /* of those, without what has failed; both sides' in the end */
+	uint8_t nics;         /* of the peer, that are up: a bit each */
+	uint8_t greeted_nics; /* of ours, that were up when we greeted */
 	uint16_t serials[PG_MAX_DOMAINS][PG_MAX_DOMAINS]; /* the next path's, by NICs */
 	struct list orphans; /* flights of broken paths, to be sent again */
 	struct list makeups; /* those that wait for rewritten payload */
@@ -216,9 +217,10 @@ struct op {
 	int32_t status;
 	int32_t spread; /* enum pg_spread, of a child of a scatter */
 	unsigned n_lanes;
-	bool live;   /* started and not completed */
-	bool asked;  /* of a fence, or when its counts are settled: the peer was asked, */
-	bool fenced; /* and has answered */
+	bool live;    /* started and not completed */
+	bool asked;   /* of a fence, or when its counts are settled: the peer was asked, */
+	bool fenced;  /* and has answered */
+	bool expired; /* what is in flight was to be taken back */
 	struct pg_op desc;
 	struct peer *peer;
 	struct mr *mr;
@@ -326,11 +328,12 @@ struct pg_group {
 	_Atomic uint32_t
 		n_writers; /* any thread: peers that can write to us, or could and may have */
 	uint32_t n_watchers;
-	bool delivered; /* something completed since the last wake */
-	bool no_room;   /* the last round found no buffer for a message */
-	bool calling;   /* in a callback, which is where the holder of the lock is then */
-	bool telling;   /* see deliver_due */
-	bool recheck;   /* see recheck_expectations */
+	bool delivered;   /* something completed since the last wake */
+	bool no_room;     /* the last round found no buffer for a message */
+	bool calling;     /* in a callback, which is where the holder of the lock is then */
+	bool telling;     /* see deliver_due */
+	bool recheck;     /* see recheck_expectations */
+	bool salvage_due; /* something was put there, or can go, since salvage_run looked */
 
 	/* control */
 	struct watch kick, listener, tcp_listener, timer;

@@ -117,6 +117,7 @@ static int greet(struct pg_group *g, struct peer *p)
 
 	if (!p->n_paths) {
 		p->attached = p->peer_ready = false;
+		p->reach = paths_alive(g, p);
 		rc = paths_open(g, p, &err);
 		if (rc) {
 			peer_down(g, p, rc, "cannot connect: %s", err.text);
@@ -124,6 +125,7 @@ static int greet(struct pg_group *g, struct peer *p)
 		}
 	}
 	p->greeted = true;
+	p->greeted_nics = g->nics;
 	return send_hello(g, p);
 }
 

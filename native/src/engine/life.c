@@ -126,8 +126,7 @@ void peer_up(struct pg_group *g, struct peer *p)
 	news_of_peer(g, p, PG_EVENT_PEER_UP);
 	log_info("%s is up: %u connections, %s", peer_name(p).text, p->n_paths,
 		 p->paths[0].conn->note);
-	if (g->nics != (1u << g->n_domains) - 1)
-		nics_tell(g, p);
+	nics_tell_first(g, p);
 	for (unsigned k = 0; k < p->n_paths && peer_alive(p); k++)
 		if (p->paths[k].status)
 			path_broke(g, p, k, p->paths[k].status);

@@ -27,6 +27,12 @@ static void refuse(struct pg_group *g, struct peer *p, struct path *path, int st
 	path_close(g, p, path);
 }
 
+/* Whether it may be tried again when something else has changed. */
+static bool will_pass(int status)
+{
+	return status == -ENOSPC || status == -ENOMEM || status == -EMFILE || status == -ENFILE;
+}
+
 static struct path *open_path(struct pg_group *g, struct peer *p, const struct pair_edge *edge)
 {
 	struct pg_error err = { 0 };
@@ -38,7 +44,8 @@ static struct path *open_path(struct pg_group *g, struct peer *p, const struct p
 	}
 	log_warn("%s: cannot connect over %s to its NIC %u: %s", peer_name(p).text,
 		 g->domains[edge->local]->name, edge->remote, err.text);
-	p->reach &= (pair_reach)~pair_cell(edge->local, edge->remote);
+	if (!will_pass(err.code))
+		p->reach &= (pair_reach)~pair_cell(edge->local, edge->remote);
 	return NULL;
 }
 
@@ -74,7 +81,8 @@ static bool mend(struct pg_group *g, struct peer *p, pair_reach alive)
 			retire_spare(g, p);
 			break;
 		}
-		if (!open_path(g, p, &edges[i]))
+		if (!open_path(g, p, &edges[i]) &&
+		    !(p->reach & pair_cell(edges[i].local, edges[i].remote)))
 			return false;
 	}
 	paths_share(g, p);
@@ -109,9 +117,20 @@ static void up_if_ready(struct pg_group *g, struct peer *p, struct path *path)
 		path_broke(g, p, path_slot(p, path), path->status);
 }
 
+/* There will be no connection between these NICs, or not now. */
+static void forgo(struct pg_group *g, struct peer *p, struct path *path, int status)
+{
+	if (!will_pass(status))
+		p->reach &= (pair_reach)~pair_cell(path->edge.local, path->edge.remote);
+	path_close(g, p, path);
+	if (!will_pass(status))
+		paths_mend(g, p);
+}
+
 static int attach(struct pg_group *g, struct peer *p, struct path *path, const struct offer *offer)
 {
 	struct path_head ready = path_head(path, PATH_READY);
+	struct path_head refused = path_head(path, PATH_REFUSED);
 	struct pg_error err = { 0 };
 	int rc = path_attach(path, offer, &err);
 
@@ -120,9 +139,9 @@ static int attach(struct pg_group *g, struct peer *p, struct path *path, const s
 	if (rc) {
 		log_warn("%s: cannot connect over %s to its NIC %u: %s", peer_name(p).text,
 			 path->conn->domain->name, path->edge.remote, err.text);
-		p->reach &= (pair_reach)~pair_cell(path->edge.local, path->edge.remote);
-		refuse(g, p, path, rc);
-		paths_mend(g, p);
+		refused.status = rc;
+		path_say(g, p, &refused, NULL);
+		forgo(g, p, path, rc);
 		return 0;
 	}
 	path_say(g, p, &ready, NULL);
@@ -131,13 +150,14 @@ static int attach(struct pg_group *g, struct peer *p, struct path *path, const s
 }
 
 /* The peer's view of a connection that is not there. */
-static void refuse_offer(struct pg_group *g, struct peer *p, const struct path_head *head)
+static void refuse_offer(struct pg_group *g, struct peer *p, const struct path_head *head,
+			 int status)
 {
 	struct path_head refused = { .word = PATH_REFUSED,
 				     .local = head->remote,
 				     .remote = head->local,
 				     .serial = head->serial,
-				     .status = -ENETUNREACH };
+				     .status = status };
 
 	path_say(g, p, &refused, NULL);
 	p->serials[head->remote][head->local]++;
@@ -153,10 +173,15 @@ int path_offered(struct pg_group *g, struct peer *p, const struct path_head *hea
 		return 0; /* of one that is closed by now */
 	if (path && (path->state != PATH_OPENING || path->attached))
 		return -EPROTO;
+	if (!path && !path_has_room(p)) {
+		retire_spare(g, p);
+		refuse_offer(g, p, head, -ENOSPC);
+		return 0;
+	}
 	if (!path && paths_alive(g, p) & pair_cell(edge.local, edge.remote))
 		path = open_path(g, p, &edge);
 	if (!path) {
-		refuse_offer(g, p, head);
+		refuse_offer(g, p, head, -ENETUNREACH);
 		return 0;
 	}
 	return attach(g, p, path, offer);
@@ -168,13 +193,12 @@ void path_ready_said(struct pg_group *g, struct peer *p, struct path *path)
 	up_if_ready(g, p, path);
 }
 
-void path_refused(struct pg_group *g, struct peer *p, struct path *path)
+int path_refused(struct pg_group *g, struct peer *p, struct path *path, int status)
 {
-	if (path->peer_ready) /* it cannot be refused any more */
-		return;
-	p->reach &= (pair_reach)~pair_cell(path->edge.local, path->edge.remote);
-	path_close(g, p, path);
-	paths_mend(g, p);
+	if (path->state != PATH_OPENING || path->peer_ready)
+		return -EPROTO;
+	forgo(g, p, path, status);
+	return 0;
 }
 
 /* ---- NICs ---- */
@@ -204,9 +228,27 @@ void nics_tell(struct pg_group *g, struct peer *p)
 	path_say(g, p, &head, NULL);
 }
 
+void nics_tell_first(struct pg_group *g, struct peer *p)
+{
+	uint8_t back = g->nics & (uint8_t)~p->greeted_nics;
+	struct path_head head = { .word = PATH_NICS, .nics = g->nics & (uint8_t)~back };
+
+	if (back) {
+		path_say(g, p, &head, NULL);
+		for (unsigned i = 0; i < g->n_domains; i++)
+			if (back >> i & 1)
+				p->reach |= p->possible & paths_cells(i, true);
+	}
+	if (back || g->nics != (1u << g->n_domains) - 1)
+		nics_tell(g, p);
+	if (back)
+		paths_mend(g, p);
+}
+
 static void nic_changed_for(struct pg_group *g, struct peer *p, const struct domain *d, int status)
 {
-	if (!status)
+	/* While it connects its reach only shrinks: see peer_up. */
+	if (!status && peer_state(p) != PEER_CONNECTING)
 		p->reach |= p->possible & paths_cells(d->index, true);
 	if (peer_state(p) != PEER_UP)
 		return;

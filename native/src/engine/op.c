@@ -275,7 +275,7 @@ static void unbound(struct pg_group *g, struct op *op)
 	op->status = 0;
 	op->text[0] = '\0';
 	op->n_lanes = 0;
-	op->asked = op->fenced = false;
+	op->asked = op->fenced = op->expired = false;
 	if (op->desc.flags & PG_REMOTE_VISIBLE)
 		memset(op->marks, 0, sizeof(op->marks));
 	op->deadline = 0;

@@ -60,8 +60,7 @@ static int dispatch(struct pg_group *g, struct peer *p, struct path_head *head,
 		path_ready_said(g, p, path);
 		return 0;
 	case PATH_REFUSED:
-		path_refused(g, p, path);
-		return 0;
+		return path_refused(g, p, path, head->status);
 	case PATH_STOPPED:
 		return path_stop_said(g, p, path, head);
 	case PATH_ARRIVED:

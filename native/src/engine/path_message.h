@@ -61,7 +61,7 @@ int path_counted(struct path *path, const struct path_head *head, const struct p
 int path_offered(struct pg_group *g, struct peer *p, const struct path_head *head,
 		 const struct offer *offer);
 void path_ready_said(struct pg_group *g, struct peer *p, struct path *path);
-void path_refused(struct pg_group *g, struct peer *p, struct path *path);
+int path_refused(struct pg_group *g, struct peer *p, struct path *path, int status);
 void nics_told(struct pg_group *g, struct peer *p, uint8_t nics);
 
 #endif

@@ -194,6 +194,7 @@ static void make_usable(struct peer *p, struct path *path)
 void path_up(struct pg_group *g, struct peer *p, struct path *path)
 {
 	make_usable(p, path);
+	g->salvage_due = !list_empty(&g->salvaging);
 	paths_share(g, p);
 }
 

@@ -55,6 +55,7 @@ static struct peer *reuse_place(struct pg_group *g)
 		if (!p || !reusable(g, p, i >= g->peers.used))
 			continue;
 		list_remove(&p->ending);
+		list_remove(&p->salvage);
 		paths_close(g, p);
 		process_forget(g, p);
 		handles_retire(&p->h);

@@ -383,7 +383,7 @@ int flight_repost(struct pg_group *g, struct flight *f, unsigned k, struct pg_er
 	rc = conn->domain->transport->post(conn, &wr, 1, err);
 	if (rc < 0)
 		return rc;
-	flight_posted(path, f, &wr);
+	flight_posted(g, path, f, &wr);
 	conn->stats.posted++;
 	conn->stats.retries++;
 	conn->stats.bytes_out += wr.len;

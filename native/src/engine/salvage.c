@@ -18,8 +18,11 @@ static void enlist(struct pg_group *g, struct peer *p)
 
 void salvage(struct pg_group *g, struct peer *p, struct flight *f)
 {
+	/* Its lane goes on elsewhere, also if another connection gets the place of this one. */
+	g->ops[f->op].lanes[f->lane].moved = true;
 	list_append(&p->orphans, &f->link);
 	enlist(g, p);
+	g->salvage_due = true;
 }
 
 void salvage_rewrite(struct peer *p, struct flight *f, bool owes_imm)
@@ -47,9 +50,11 @@ static void end(struct pg_group *g, struct flight *f, int status, const struct d
 void salvage_ended(struct pg_group *g, struct peer *p, struct flight *f, int status,
 		   const struct domain *d)
 {
-	bool owes_imm = f->kind == FLIGHT_REWRITE && f->owes_imm && !status;
+	bool owes_imm = f->kind == FLIGHT_REWRITE && f->owes_imm && !status &&
+			peer_state(p) == PEER_UP;
 
-	p->n_rewriting -= f->rewriting;
+	if (peer_state(p) == PEER_UP)
+		p->n_rewriting -= f->rewriting;
 	f->rewriting = false;
 	if (owes_imm) {
 		f->kind = FLIGHT_MAKEUP;
@@ -134,6 +139,7 @@ int salvage_run(struct pg_group *g)
 
 	if (group_in_callback(g))
 		return 0;
+	g->salvage_due = false;
 	list_take_all(&now, &g->salvaging);
 	while (!list_empty(&now)) {
 		struct peer *p = LIST_ENTRY(now.next, struct peer, salvage);

@@ -89,13 +89,16 @@ static void expire(struct pg_group *g, struct op *op)
 	log_warn("%s: %s %llu ms", peer_name(p).text, what, ms);
 	dump_log(g);
 	if (op_in_flight(op)) {
+		bool again = op->expired;
 		const char *nic = g->domains[path_local(p, op->lanes[0].path)]->name;
 
 		snprintf(text, sizeof(text), "%s over %s: %s %llu ms: no completion",
 			 peer_name(p).text, nic, what, ms);
 		op_fail(op, -ETIMEDOUT, text);
-		op->deadline = op->limit = UINT64_MAX; /* what it waits for has its own */
-		if (!failover_expire(g, op))
+		op->deadline = g->now + g->config->op_timeout_ns + g->config->dead_ns;
+		op->limit = UINT64_MAX;
+		op->expired = true;
+		if (again || !failover_expire(g, op))
 			peer_down(g, p, -ETIMEDOUT, "%s %llu ms over %s: no completion", what, ms,
 				  nic);
 		return;

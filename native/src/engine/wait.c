@@ -47,7 +47,7 @@ static bool may_sleep(struct pg_group *g)
 	if (!ring_empty(&g->submitted) ||
 	    atomic_load_explicit(&g->visitors, memory_order_relaxed) ||
 	    atomic_load_explicit(&g->stopping, memory_order_relaxed) ||
-	    (g->no_room && message_room(g)) || peers_ending(g))
+	    (g->no_room && message_room(g)) || peers_ending(g) || g->salvage_due)
 		return false;
 	for (struct list *l = g->active.next; l != &g->active; l = l->next)
 		if (!peer_blocked(g, LIST_ENTRY(l, struct peer, active)))
