@@ -200,8 +200,7 @@ void stranger_path(struct stranger *s, struct input *in)
 	path = &p->paths[which % PG_MAX_CONNS];
 	none.edge = path->edge;
 	if (wrong & OTHER_NICS)
-		none.edge =
-			(struct pair_edge){ which % PG_MAX_DOMAINS, which / 4 % PG_MAX_DOMAINS, 0 };
+		none.edge = (struct pair_edge){ which % 8, which / 8 % 8, 0 };
 	if (wrong & OTHER_NICS || !path->conn)
 		path = &none;
 	w.head = head_of(p, path);
