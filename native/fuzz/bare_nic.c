@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/peer.h"
 #include "util/error.h"
 
 #define CONNS 64
@@ -15,21 +16,30 @@
 struct bare_conn {
 	struct conn conn;
 	bool attached;
-	bool stopped;
 	bool broken;
+	bool stopping; /* the engine has called conn_stop, */
+	bool stopped;  /* knows that it has stopped, */
+	bool fencing;  /* has called conn_fence, */
+	bool fenced;   /* and knows that it is */
+};
+
+struct queued {
+	struct arrival arrival;
+	bool ended; /* of what may be late: it is not any more */
 };
 
 struct bare_lane {
 	struct domain domain;
 	struct bare_conn *conns[CONNS];
 	unsigned n_conns;
-	struct arrival queue[QUEUE];
+	struct queued queue[QUEUE + 2 * CONNS]; /* each connection can stop and be fenced */
 	unsigned n_queued;
 };
 
 static unsigned caps_bits;
 static int post_status;
 static bool post_room = true;
+static bool all_late;
 
 static struct bare_lane *lane_of(struct domain *domain)
 {
@@ -63,32 +73,81 @@ const struct transport *transport_find(const char *name)
 void bare_nic_caps(unsigned caps)
 {
 	caps_bits = caps;
-	post_status = 0;
-	post_room = true;
+	bare_nic_answers(0, true, false);
 }
 
-void bare_nic_answers(int status, bool room)
+void bare_nic_answers(int status, bool room, bool late)
 {
 	post_status = status;
 	post_room = room;
+	all_late = late;
 }
 
 static void enqueue(struct bare_lane *lane, struct arrival arrival)
 {
-	if (lane->n_queued < QUEUE)
-		lane->queue[lane->n_queued++] = arrival;
+	lane->queue[lane->n_queued++] = (struct queued){ .arrival = arrival };
+}
+
+static bool can_be_late(const struct queued *q)
+{
+	return q->arrival.kind == ARRIVAL_DONE || q->arrival.kind == ARRIVAL_STOPPED ||
+	       q->arrival.kind == ARRIVAL_FENCED;
+}
+
+static bool is_late(const struct queued *q)
+{
+	return all_late && can_be_late(q) && !q->ended;
+}
+
+static void end(struct queued *q, int status)
+{
+	q->ended = true;
+	if (q->arrival.kind == ARRIVAL_DONE)
+		q->arrival.status = status;
+}
+
+void bare_nic_ends(struct domain *domain, unsigned n, int status)
+{
+	struct bare_lane *lane = lane_of(domain);
+	unsigned late = 0;
+
+	for (unsigned i = 0; i < lane->n_queued; i++)
+		late += is_late(&lane->queue[i]);
+	n = late ? n % late : 0;
+	for (unsigned i = 0; i < lane->n_queued; i++) {
+		if (is_late(&lane->queue[i]) && n-- == 0) {
+			end(&lane->queue[i], status);
+			return;
+		}
+	}
+}
+
+/* Nothing more will come of what it carries. */
+static void abort_work(struct bare_lane *lane, const struct conn *conn)
+{
+	for (unsigned i = 0; i < lane->n_queued; i++) {
+		struct queued *q = &lane->queue[i];
+
+		if (q->arrival.conn == conn && q->arrival.kind == ARRIVAL_DONE && !q->ended)
+			end(q, -ECONNABORTED);
+	}
 }
 
 void bare_nic_says(struct domain *domain, unsigned n, struct arrival arrival)
 {
 	struct bare_lane *lane = lane_of(domain);
 	struct bare_conn *c = lane->n_conns ? lane->conns[n % lane->n_conns] : NULL;
+	bool of_nic = arrival.kind == ARRIVAL_NIC;
 
-	if (arrival.kind != ARRIVAL_NIC && (!c || !c->attached || c->broken))
+	if (lane->n_queued >= QUEUE || (!of_nic && (!c || !c->attached || c->fencing)))
 		return;
-	if (arrival.kind == ARRIVAL_DEAD)
+	if (arrival.kind == ARRIVAL_DEAD) {
+		if (c->broken)
+			return;
 		c->broken = true;
-	arrival.conn = arrival.kind == ARRIVAL_NIC ? NULL : &c->conn;
+		abort_work(lane, &c->conn);
+	}
+	arrival.conn = of_nic ? NULL : &c->conn;
 	enqueue(lane, arrival);
 }
 
@@ -223,35 +282,46 @@ static int bare_conn_attach(struct conn *conn, const struct offer *offer, struct
 	struct bare_conn *c = (struct bare_conn *)conn;
 	int rc = check_offer(offer, err);
 
+	if (c->attached)
+		abort();
 	c->attached = !rc;
 	conn->max_unmapped = conn->domain->caps.max_write;
 	return rc;
 }
 
+/* The engine calls these in this order, each once. */
 static void bare_conn_stop(struct conn *conn)
 {
-	struct bare_lane *lane = lane_of(conn->domain);
+	struct bare_conn *c = (struct bare_conn *)conn;
 
-	((struct bare_conn *)conn)->stopped = true;
-	for (unsigned i = 0; i < lane->n_queued; i++) {
-		if (lane->queue[i].conn == conn && lane->queue[i].kind == ARRIVAL_DONE)
-			lane->queue[i].status = -ECONNABORTED;
-	}
-	enqueue(lane, (struct arrival){ .kind = ARRIVAL_STOPPED, .conn = conn });
+	if (!conn->domain->caps.can_fence || !c->attached || c->stopping)
+		abort();
+	c->stopping = true;
+	abort_work(lane_of(conn->domain), conn);
+	enqueue(lane_of(conn->domain), (struct arrival){ .kind = ARRIVAL_STOPPED, .conn = conn });
 }
 
 static void bare_conn_fence(struct conn *conn)
 {
+	struct bare_conn *c = (struct bare_conn *)conn;
+
+	if (!c->stopped || c->fencing)
+		abort();
+	c->fencing = true;
 	enqueue(lane_of(conn->domain), (struct arrival){ .kind = ARRIVAL_FENCED, .conn = conn });
 }
 
+/* One that is stopped is fenced before, as long as its peer lives. */
 static void bare_conn_close(struct conn *conn)
 {
+	const struct bare_conn *c = (const struct bare_conn *)conn;
 	struct bare_lane *lane = lane_of(conn->domain);
 	unsigned n = 0, i = 0;
 
+	if (c->stopping && !c->fenced && peer_alive(conn->owner))
+		abort();
 	for (unsigned k = 0; k < lane->n_queued; k++) {
-		if (lane->queue[k].conn != conn)
+		if (lane->queue[k].arrival.conn != conn)
 			lane->queue[n++] = lane->queue[k];
 	}
 	lane->n_queued = n;
@@ -278,10 +348,11 @@ static int bare_post(struct conn *conn, const struct wr *wrs, unsigned n, struct
 	bool sync = conn->domain->caps.sync_post;
 	unsigned i = 0;
 
-	if (!c->attached || c->stopped)
+	if (!c->attached || c->stopping)
 		abort();
 	if (c->broken)
-		return error_set(err, -ECONNRESET, "the connection is broken");
+		return error_set(err, conn->domain->caps.can_fence ? -ECONNABORTED : -ECONNRESET,
+				 "the connection is broken");
 	if (sync && post_status)
 		return error_set(err, post_status, "the NIC does not want it");
 	for (; i < n && post_room && (sync || lane->n_queued < QUEUE); i++) {
@@ -297,7 +368,18 @@ static int bare_post(struct conn *conn, const struct wr *wrs, unsigned n, struct
 
 static void bare_flush(struct conn *conn)
 {
-	(void)conn;
+	if (((const struct bare_conn *)conn)->stopping)
+		abort();
+}
+
+/* The first of them are left in the queue: does a message of this connection have to go before? */
+static bool has_message(const struct bare_lane *lane, unsigned left, const struct conn *conn)
+{
+	for (unsigned i = 0; i < left; i++)
+		if (lane->queue[i].arrival.kind == ARRIVAL_MSG &&
+		    lane->queue[i].arrival.conn == conn)
+			return true;
+	return false;
 }
 
 static unsigned bare_poll(struct domain *domain, struct arrival *arrivals, unsigned max,
@@ -307,14 +389,21 @@ static unsigned bare_poll(struct domain *domain, struct arrival *arrivals, unsig
 	unsigned n = 0, left = 0;
 
 	for (unsigned i = 0; i < lane->n_queued; i++) {
-		bool msg = lane->queue[i].kind == ARRIVAL_MSG;
+		const struct queued *q = &lane->queue[i];
+		const struct arrival *a = &q->arrival;
+		bool msg = a->kind == ARRIVAL_MSG;
 
-		if (n < max && (!msg || max_msgs)) {
-			max_msgs -= msg;
-			arrivals[n++] = lane->queue[i];
-		} else {
-			lane->queue[left++] = lane->queue[i];
+		if (n == max || (msg && !max_msgs) || is_late(q) ||
+		    (a->kind == ARRIVAL_FENCED && has_message(lane, left, a->conn))) {
+			lane->queue[left++] = *q;
+			continue;
 		}
+		max_msgs -= msg;
+		if (a->kind == ARRIVAL_STOPPED)
+			((struct bare_conn *)a->conn)->stopped = true;
+		if (a->kind == ARRIVAL_FENCED)
+			((struct bare_conn *)a->conn)->fenced = true;
+		arrivals[n++] = *a;
 	}
 	lane->n_queued = left;
 	return n;

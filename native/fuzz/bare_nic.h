@@ -27,8 +27,13 @@ enum bare_offer {
 	BARE_UNREACHABLE, /* -ENETUNREACH */
 };
 
-/* From now on all that is posted ends with status, or if room is false finds no credit. */
-void bare_nic_answers(int status, bool room);
+/* From now on all that is posted ends with status, or if room is false finds no credit. If it is late,
+ * it has not ended until bare_nic_ends says so, its connection breaks, or nothing is late any more;
+ * likewise with stops and fences. */
+void bare_nic_answers(int status, bool room, bool late);
+
+/* The n-th of what has not ended on a lane (modulo how much there is) ends, work requests with status. */
+void bare_nic_ends(struct domain *domain, unsigned n, int status);
 
 /* Puts an arrival into the queue of a lane, of its n-th connection (modulo how many there are); if it
  * has none, or no room, nothing arrives. */

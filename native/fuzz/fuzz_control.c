@@ -7,9 +7,7 @@
 #include <unistd.h>
 
 #include "bare_nic.h"
-#include "engine/group.h"
-#include "engine/memory.h"
-#include "engine/op.h"
+#include "check_group.h"
 #include "engine/peer.h"
 #include "engine/progress.h"
 #include "stranger.h"
@@ -43,8 +41,8 @@ static void round_of(struct pg_group *group)
 {
 	lock_acquire(&group->progress);
 	group_round(group);
-	group->now = clock_ns();
-	watches_serve(group, 0);
+	group->next_control = group->next_scan = 0;
+	group_tick(group);
 	lock_release(&group->progress);
 }
 
@@ -65,53 +63,6 @@ static struct pg_done done_next(void)
 static void accepted(int rc)
 {
 	n_told += rc > 0;
-}
-
-/* As in regions.c. */
-struct holder {
-	struct list link;
-	struct peer *peer;
-	uint64_t cookie;
-};
-
-/* Nobody holds a region twice for the same import. */
-static void count_holders(const struct mr *mr, unsigned *held)
-{
-	for (const struct list *l = mr->holders.next; l != &mr->holders; l = l->next) {
-		const struct holder *h = LIST_ENTRY(l, const struct holder, link);
-
-		held[h->peer->h.index]++;
-		for (const struct list *k = l->next; k != &mr->holders; k = k->next) {
-			const struct holder *other = LIST_ENTRY(k, const struct holder, link);
-
-			CHECK(h->peer != other->peer || h->cookie != other->cookie);
-		}
-	}
-}
-
-/* What the group has counted is what there is, and no more than there may be. */
-static void check_counts(void)
-{
-	unsigned handshakes = 0, held[MAX_PEERS] = { 0 };
-
-	for (uint32_t i = 0; i < g->rmrs.used; i++) {
-		const struct rmr *rmr = (const struct rmr *)handles_slot(&g->rmrs, i);
-
-		handshakes += rmr->peer && rmr_state(rmr) == RMR_ASKED;
-	}
-	for (uint32_t i = 0; i < g->mrs.used; i++)
-		if (mr_slot(g, i))
-			count_holders(mr_slot(g, i), held);
-	for (uint32_t i = 0; i < g->peers.used; i++) {
-		const struct peer *p = peer_slot(g, i);
-
-		if (!p)
-			continue;
-		handshakes += peer_state(p) == PEER_CONNECTING;
-		CHECK_EQ(p->n_holders, held[i]);
-		CHECK(held[i] <= MAX_REGIONS);
-	}
-	CHECK_EQ(g->handshakes, handshakes);
 }
 
 /* ---- What the program calls ----------------------------------------------------------------- */
@@ -179,7 +130,7 @@ static void submit(struct pg_op *op, struct input *in)
 
 	op->imm = how & 1 ? PG_NO_IMM : how >> 4;
 	op->flags = how & 2 ? PG_REMOTE_VISIBLE : 0;
-	op->limit_ms = how & 4 ? 1 : 0;
+	op->limit_ms = how & 4 ? HOUR / 1000000 : 0;
 	op->done = done_next();
 	accepted(pg_submit(g, op, 1, 0, NULL));
 }
@@ -358,7 +309,32 @@ static void post_otherwise(struct input *in)
 {
 	unsigned how = input_u8(in);
 
-	bare_nic_answers(how & 1 ? -EIO : how & 2 ? -ECONNABORTED : 0, !(how & 4));
+	bare_nic_answers(how & 1 ? -EIO : how & 2 ? -ECONNABORTED : 0, !(how & 4), how & 8);
+}
+
+static void nic_ends(struct input *in)
+{
+	unsigned how = input_u8(in), n = input_u8(in);
+	struct domain *d = g->domains[how / 4 % g->n_domains];
+
+	if (d->transport != &transport_shm)
+		bare_nic_ends(d, n, how & 1 ? -EIO : how & 2 ? -ECONNABORTED : 0);
+}
+
+static void grow_old_peer(struct peer *p, unsigned what)
+{
+	if (what & 2)
+		p->heard = 0;
+	for (unsigned k = 0; what & 8 && k < p->n_paths; k++)
+		p->paths[k].to.limit = 0;
+}
+
+static void grow_old_op(struct op *op, unsigned what)
+{
+	if (what & 4 && op->deadline)
+		op->deadline = 1;
+	if (what & 16 && op->limit && op->limit != UINT64_MAX)
+		op->limit = 1;
 }
 
 /* So long has nothing been heard, nor done. */
@@ -369,16 +345,13 @@ static void grow_old(struct input *in)
 	lock_acquire(&g->progress);
 	for (struct list *l = g->streams.next; what & 1 && l != &g->streams; l = l->next)
 		LIST_ENTRY(l, struct stream, link)->born = 0;
-	for (uint32_t i = 0; what & 2 && i < g->peers.used; i++) {
+	for (uint32_t i = 0; i < g->peers.used; i++)
 		if (peer_slot(g, i))
-			peer_slot(g, i)->heard = 0;
-	}
-	for (uint32_t i = 0; what & 4 && i < g->config->max_ops; i++) {
-		if (g->ops[i].live && g->ops[i].deadline)
-			g->ops[i].deadline = 1;
-	}
+			grow_old_peer(peer_slot(g, i), what);
+	for (uint32_t i = 0; i < g->config->max_ops; i++)
+		if (g->ops[i].live)
+			grow_old_op(&g->ops[i], what);
 	g->next_beat = g->now;
-	g->next_scan = 0;
 	lock_release(&g->progress);
 }
 
@@ -400,6 +373,8 @@ STRANGER(asks)
 STRANGER(answers)
 STRANGER(settles)
 STRANGER(says)
+STRANGER(path)
+STRANGER(agrees)
 
 static void nothing(struct input *in)
 {
@@ -408,26 +383,27 @@ static void nothing(struct input *in)
 
 /* By number, which inputs of the corpus know them by: a new one goes to the end. */
 static void (*const steps[])(struct input *in) = {
-	nothing, dial,      hello,   ready,    says,        asks,           answers,
-	settles, accept,    hang_up, add_peer, own_region,  import,         write_one,
-	fence,   send,      barrier, scatter,  write_pages, expect,         look_at_counter,
-	receive, give_back, cancel,  ask,      arrive,      post_otherwise, grow_old,
+	nothing, dial,      hello,    ready,    says,        asks,           answers,
+	settles, accept,    hang_up,  add_peer, own_region,  import,         write_one,
+	fence,   send,      barrier,  scatter,  write_pages, expect,         look_at_counter,
+	receive, give_back, cancel,   ask,      arrive,      post_otherwise, grow_old,
+	path,    agrees,    nic_ends,
 };
 
 #define N_STEPS (sizeof(steps) / sizeof(steps[0]))
-#define QUIET 0x80u /* no round follows */
+#define QUIET 0x80u       /* no round follows */
+#define PEERS_FIRST 0x80u /* in the second byte: at the end they go one by one */
 
 /* The first two bytes: how many NICs and of which kind, and what those can do. */
-static void begin(struct input *in)
+static void begin(unsigned kind, unsigned caps)
 {
-	unsigned kind = input_u8(in);
 	struct pg_group_config group = { .n_domains = kind % 4 + 1,
 					 .progress = PG_PROGRESS_INLINE,
 					 .worker_cpu = -1,
 					 .rail_only = kind & 64 };
 	struct pg_config config;
 
-	bare_nic_caps(input_u8(in));
+	bare_nic_caps(caps);
 	CHECK(pg_config_init(&config, NULL) == 0);
 	config.groups = &group;
 	config.max_ops = 32;
@@ -454,8 +430,25 @@ static void begin(struct input *in)
 	stranger_init(&stranger, g, round_of);
 }
 
-static void end(void)
+/* Nothing is kept of peers that are gone. */
+static void end_peers(void)
 {
+	bare_nic_answers(0, true, false);
+	stranger_close(&stranger);
+	for (unsigned i = 0; i < 3; i++)
+		round_of(g);
+	lock_acquire(&g->progress);
+	peers_down(g, -ESHUTDOWN, "over");
+	lock_release(&g->progress);
+	for (unsigned i = 0; i < 8; i++)
+		round_of(g);
+	check_group_at_rest(g);
+}
+
+static void end(bool peers_first)
+{
+	if (peers_first)
+		end_peers();
 	CHECK(pg_engine_destroy(engine) == 0);
 	for (unsigned i = 0; i < n_told; i++)
 		CHECK_EQ(told[i], 1);
@@ -465,11 +458,11 @@ static void end(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = { data, data + size };
-	unsigned fds = fuzz_open_fds();
+	unsigned fds = fuzz_open_fds(), kind = input_u8(&in), caps = input_u8(&in);
 
 	/* He is this process: what he says of where his memory is must not be believed. */
 	setenv("PGCTL_SHM_CMA", "0", 1);
-	begin(&in);
+	begin(kind, caps);
 	while (input_more(&in) && n_told < MAX_TOLD) {
 		unsigned step = input_u8(&in);
 
@@ -477,9 +470,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (!(step & QUIET))
 			round_of(g);
 		stranger_hears(&stranger);
-		check_counts();
+		check_group(g);
 	}
-	end();
+	end(caps & PEERS_FIRST);
 	CHECK_EQ(fuzz_open_fds(), fds);
 	return 0;
 }

@@ -32,8 +32,9 @@ static void open_line(struct line *l, int fd, bool tcp)
 {
 	l->fd = fd;
 	l->tcp = tcp;
-	l->deaf = false;
+	l->deaf = l->was_deaf = false;
 	l->in.len = 0;
+	memset(l->incarnation, 0, sizeof(l->incarnation));
 	for (unsigned i = 0; i < CONTROL_TYPES; i++)
 		l->last[i].len = 0;
 }
@@ -113,8 +114,10 @@ void stranger_hang_up(struct stranger *s, struct input *in)
 			shutdown(l->fd, SHUT_WR);
 		break;
 	default:
-		if (l)
+		if (l) {
 			l->deaf = !l->deaf;
+			l->was_deaf = true;
+		}
 		break;
 	}
 }
@@ -167,7 +170,7 @@ static bool hear_bytes(struct line *l)
 }
 
 /* The group itself keeps to the protocol. */
-static void hear(struct line *l)
+static void hear(const struct stranger *s, struct line *l)
 {
 	while (l->tcp ? hear_bytes(l) : hear_packet(l)) {
 		uint32_t magic, len;
@@ -180,6 +183,8 @@ static void hear(struct line *l)
 		CHECK_EQ(magic, STRANGER_MAGIC);
 		CHECK(type > 0 && type < CONTROL_TYPES);
 		CHECK_EQ(len + HEAD, l->in.len);
+		if (type == CONTROL_PATH && !l->was_deaf)
+			stranger_hears_path(s, l);
 		l->last[type] = l->in;
 		l->in.len = 0;
 	}
@@ -189,7 +194,7 @@ void stranger_hears(struct stranger *s)
 {
 	for (unsigned i = 0; i < STREAMS; i++)
 		if (s->lines[i].fd >= 0 && !s->lines[i].deaf)
-			hear(&s->lines[i]);
+			hear(s, &s->lines[i]);
 }
 
 const uint8_t *stranger_heard(const struct line *l, unsigned type)

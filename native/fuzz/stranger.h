@@ -23,9 +23,12 @@ struct spoken {
 struct line {
 	int fd; /* -1: none */
 	bool tcp;
-	bool deaf;        /* nothing is read */
+	bool deaf;        /* nothing is read; */
+	bool was_deaf;    /* or was for a while, and what is read is old */
 	struct spoken in; /* of TCP: a message that has not come whole */
 	struct spoken last[CONTROL_TYPES];
+	uint8_t incarnation[16]; /* who he has last said to be on it */
+	uint32_t group;
 };
 
 struct stranger {
@@ -52,6 +55,8 @@ void stranger_ready(struct stranger *s, struct input *in);
 void stranger_asks(struct stranger *s, struct input *in);
 void stranger_answers(struct stranger *s, struct input *in);
 void stranger_settles(struct stranger *s, struct input *in);
+void stranger_path(struct stranger *s, struct input *in);
+void stranger_agrees(struct stranger *s, struct input *in);
 void stranger_says(struct stranger *s, struct input *in);
 
 /* Hears what the group has said. */
@@ -63,5 +68,7 @@ void stranger_hears(struct stranger *s);
 struct line *stranger_line(struct stranger *s, struct input *in);
 /* What the group has said last of this type, without its frame; NULL: nothing. */
 const uint8_t *stranger_heard(const struct line *l, unsigned type);
+/* What has just come on it is CONTROL_PATH. */
+void stranger_hears_path(const struct stranger *s, const struct line *l);
 
 #endif
