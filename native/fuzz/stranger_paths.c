@@ -120,7 +120,7 @@ static void fill(const struct path *path, struct words *w, struct input *in)
 		some_sums(w, in);
 		break;
 	case PATH_NICS:
-		w->head.nics = (uint8_t)~input_u8(in);
+		w->head.bits = (uint8_t)~input_u8(in);
 		break;
 	default:
 		break;

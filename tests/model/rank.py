@@ -13,6 +13,7 @@ import faulthandler
 import gc
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -112,6 +113,11 @@ class Expectation:
         self.op: Any = None
 
 
+def names_beyond(piece: str, nics: int) -> bool:
+    named = re.search(r"=nic(\d)", piece)
+    return bool(named) and int(named[1]) >= nics
+
+
 class Rank:
     def __init__(self) -> None:
         TransferEngine(progress="inline").close()  # what is loaded once is there
@@ -127,7 +133,10 @@ class Rank:
         rank = c["config"]
         os.environ["PGCTL_SHM_CMA"] = "0" if rank["bounce"] else "1"
         nics = [NicConfig(transport="shm", link_mbit_s=mbit) for mbit in rank["nics"]]
-        impair = c["impair"]
+        impair = dict(c["impair"])
+        if impair:  # what is said of NICs that this rank has not is for others
+            said = impair["impair"].split(",")
+            impair["impair"] = ",".join(p for p in said if not names_beyond(p, len(nics))) or "none"
         group = GroupConfig(nics=nics, progress=rank["progress"], **impair)
         self.rank = c["rank"]
         self.engine = TransferEngine(
