@@ -74,6 +74,9 @@ void stranger_hello(struct stranger *s, struct input *in)
 	stranger_address(s, in, &a);
 	if (!l)
 		return;
+	l->confused |= l->incarnation[0] &&
+		       (memcmp(l->incarnation, a.incarnation, sizeof(l->incarnation)) ||
+			l->group != a.group);
 	memcpy(l->incarnation, a.incarnation, sizeof(l->incarnation));
 	l->group = a.group;
 	CHECK(net_addr_encode(&a, bytes, &addr_len) == 0);
