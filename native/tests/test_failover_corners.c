@@ -170,6 +170,15 @@ static bool rewrites(const struct peer *p)
 	return false;
 }
 
+/* Time for it to land, and then for the news of that to be there. */
+static bool lands_unheard(struct side *a, struct side *b, const struct peer *p)
+{
+	usleep(300);
+	pair_progress(a, b, 1);
+	usleep(500);
+	return rewrites(p);
+}
+
 /* The peer is given up while payload is written again: nothing of it is left behind. */
 static void test_down_while_rewriting(void)
 {
@@ -187,7 +196,7 @@ static void test_down_while_rewriting(void)
 		for (unsigned i = 0; i < 64 && !down; i++)
 			while (!__atomic_load_n(&sent[i], __ATOMIC_ACQUIRE) && !down) {
 				pair_progress(&a, &b, 1);
-				down = rewrites(p);
+				down = rewrites(p) && lands_unheard(&a, &b, p);
 			}
 	}
 	CHECK(down);

@@ -90,6 +90,8 @@ class Model:
             allowed.add(errno.ESHUTDOWN)
         if self.broken(rank, piece.to):
             allowed |= DOWN
+        if self.nics_may_fail:  # which of its writes were lost cannot always be told
+            allowed.add(errno.EIO)
         # Who leaves does not wait for ever for one that is stopped, and then frees its memory.
         if piece.to in self.round.ended and any(step["do"] == "stop" for step in self.round.steps):
             allowed.add(errno.EFAULT)

@@ -8,6 +8,7 @@
 #include "engine/completion.h"
 #include "engine/failover.h"
 #include "engine/path_message.h"
+#include "engine/paths.h"
 #include "engine/peer.h"
 
 #define SENT_VALUES 1024 /* above, those that have certainly arrived are told to the receiver */
@@ -64,7 +65,7 @@ int conn_received(struct pg_group *g, const struct arrival *a)
 
 int path_counted(struct path *path, const struct path_head *head, const struct path_sum *sums)
 {
-	if (path->conn->domain->caps.ordered)
+	if (!path->peer_unordered)
 		return -EPROTO;
 	for (unsigned i = 0; i < head->n; i++) {
 		struct sum *sum = sums_find(&path->received, sums[i].imm);
@@ -136,7 +137,7 @@ static void tell_counted(struct pg_group *g, struct peer *p, struct path *path)
 
 bool takeover_room(struct pg_group *g, struct peer *p, struct path *path, unsigned n)
 {
-	if (path->conn->domain->caps.ordered)
+	if (path_ordered(path))
 		return true;
 	if (path->sent.n + n > SENT_VALUES)
 		tell_counted(g, p, path);

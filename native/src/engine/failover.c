@@ -114,16 +114,11 @@ static bool before(uint32_t a, uint32_t b)
 	return (int32_t)(a - b) < 0;
 }
 
-static bool ordered(const struct path *path)
-{
-	return path->conn->domain->caps.ordered;
-}
-
 static bool landed(const struct path *path, const struct flight *f)
 {
 	if (f->wr_op == WR_SEND)
 		return before(f->index, path->to.msgs);
-	return ordered(path) && before(f->index, path->to.imms);
+	return path_ordered(path) && before(f->index, path->to.imms);
 }
 
 static void over_if_told(struct pg_group *g, struct peer *p, struct path *path);
@@ -183,7 +178,7 @@ int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
 	path->to.imms = head->imms;
 	path->to.msgs = head->msgs;
 	path->to.told = true;
-	if (!ordered(path))
+	if (!path_ordered(path))
 		ask(g, p, path);
 	over_if_told(g, p, path);
 	return 0;

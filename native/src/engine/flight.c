@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/flight.h"
 
+#include "engine/paths.h"
+
 #include <errno.h>
 #include <sys/mman.h>
 
@@ -76,7 +78,7 @@ unsigned flights_take(struct pg_group *g, const struct op *op, unsigned l, struc
 
 void flight_posted(struct pg_group *g, struct path *path, struct flight *f, const struct wr *wr)
 {
-	bool ordered = path->conn->domain->caps.ordered;
+	bool ordered = path_ordered(path);
 
 	f->index = wr->op == WR_SEND ? path->msgs_out
 		   : ordered         ? path->imms_out

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "engine/completion.h"
-#include "engine/failover.h"
+#include "engine/flight.h"
 #include "engine/control.h"
 #include "engine/engine.h"
 #include "engine/handshake.h"
@@ -128,8 +128,6 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 	net->rail = config->rail ? config->rail : d->rail;
 	g->domains[i] = d;
 	g->nics |= (uint8_t)(1u << i);
-	if (!d->caps.ordered && can_take_over(&d->caps))
-		imm_track_fires(g->imms);
 	g->addr.n_domains = ++g->n_domains;
 	return 0;
 err_close:

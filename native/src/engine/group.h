@@ -122,6 +122,7 @@ struct path {
 	uint8_t state;       /* enum path_state */
 	bool attached;       /* our half knows the peer's; */
 	bool peer_ready;     /* so does the peer's ours */
+	bool peer_unordered; /* what the peer sends is noted, see carried.c */
 	int32_t status;      /* not 0: it broke before it was up */
 	uint16_t serial;     /* of this connection among those between these NICs */
 	struct takeover to;  /* while PATH_BROKEN */

@@ -35,7 +35,8 @@ struct hello {
 	uint16_t reach;
 	uint16_t addr_len;
 	uint16_t n_offers;
-	uint16_t zero;
+	uint16_t
+		unordered; /* offers of connections on which what is sent is not ordered, a bit each */
 };
 
 /* Before each offer: the NICs that it joins, as the sender sees them. */
@@ -68,6 +69,8 @@ static int send_hello(struct pg_group *g, struct peer *p)
 	if (rc)
 		return rc;
 	head.addr_len = (uint16_t)len;
+	for (unsigned k = 0; k < p->n_paths; k++)
+		head.unordered |= (uint16_t)(!path_ordered(&p->paths[k]) << k);
 	form_put(&msg, p->addr.token, sizeof(p->addr.token));
 	form_put(&msg, &head, sizeof(head));
 	form_put(&msg, addr, len);
@@ -214,7 +217,8 @@ static int attach(struct pg_group *g, struct peer *p, const struct greeting *gr)
 				  path_remote(p, k), path_local(p, k));
 			return -EPROTO;
 		}
-		rc = path_attach(&p->paths[k], &gr->offers[i], &err);
+		rc = path_attach(g, &p->paths[k], &gr->offers[i], gr->head.unordered >> i & 1,
+				 &err);
 		if (rc == -EPROTO) {
 			peer_down(g, p, rc, "cannot connect over %s: %s",
 				  p->paths[k].conn->domain->name, err.text);

@@ -127,12 +127,13 @@ static void forgo(struct pg_group *g, struct peer *p, struct path *path, int sta
 		paths_mend(g, p);
 }
 
-static int attach(struct pg_group *g, struct peer *p, struct path *path, const struct offer *offer)
+static int attach(struct pg_group *g, struct peer *p, struct path *path, const struct offer *offer,
+		  bool unordered)
 {
 	struct path_head ready = path_head(path, PATH_READY);
 	struct path_head refused = path_head(path, PATH_REFUSED);
 	struct pg_error err = { 0 };
-	int rc = path_attach(path, offer, &err);
+	int rc = path_attach(g, path, offer, unordered, &err);
 
 	if (rc == -EPROTO)
 		return rc;
@@ -184,7 +185,7 @@ int path_offered(struct pg_group *g, struct peer *p, const struct path_head *hea
 		refuse_offer(g, p, head, -ENETUNREACH);
 		return 0;
 	}
-	return attach(g, p, path, offer);
+	return attach(g, p, path, offer, head->bits);
 }
 
 void path_ready_said(struct pg_group *g, struct peer *p, struct path *path)
@@ -223,7 +224,7 @@ static void leave_nic(struct pg_group *g, struct peer *p, unsigned nic, bool our
 
 void nics_tell(struct pg_group *g, struct peer *p)
 {
-	struct path_head head = { .word = PATH_NICS, .nics = g->nics };
+	struct path_head head = { .word = PATH_NICS, .bits = g->nics };
 
 	path_say(g, p, &head, NULL);
 }
@@ -231,7 +232,7 @@ void nics_tell(struct pg_group *g, struct peer *p)
 void nics_tell_first(struct pg_group *g, struct peer *p)
 {
 	uint8_t back = g->nics & (uint8_t)~p->greeted_nics;
-	struct path_head head = { .word = PATH_NICS, .nics = g->nics & (uint8_t)~back };
+	struct path_head head = { .word = PATH_NICS, .bits = g->nics & (uint8_t)~back };
 
 	if (back) {
 		path_say(g, p, &head, NULL);

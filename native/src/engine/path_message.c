@@ -35,6 +35,7 @@ void path_say_open(struct pg_group *g, struct peer *p, const struct path *path)
 	struct path_head head = path_head(path, PATH_OPEN);
 	struct control_msg msg = { .type = CONTROL_PATH };
 
+	head.bits = !path_ordered(path);
 	form_put(&msg, &head, sizeof(head));
 	form_put_offer(&msg, &path->offer);
 	control_send(g, p->stream, &msg);
@@ -97,7 +98,7 @@ int path_message(struct pg_group *g, struct peer *p, const struct control_msg *m
 	if (peer_state(p) != PEER_UP)
 		return 0;
 	if (head.word == PATH_NICS) {
-		nics_told(g, p, head.nics);
+		nics_told(g, p, head.bits);
 		return 0;
 	}
 	return head.word == PATH_OPEN ? path_offered(g, p, &head, &offer)

@@ -24,11 +24,11 @@ enum path_word {
 struct path_head {
 	uint8_t word;          /* enum path_word */
 	uint8_t local, remote; /* NICs, as the sender sees them */
-	uint8_t nics;          /* of NICS: a bit each */
-	uint16_t serial;       /* of the connection among those between these NICs */
-	uint16_t n;            /* sums that follow */
-	int32_t status;        /* of STOPPED and REFUSED: why */
-	uint32_t imms, msgs;   /* of ARRIVED */
+	uint8_t bits;    /* of NICS, those that are up; of OPEN not 0: what I send is not ordered */
+	uint16_t serial; /* of the connection among those between these NICs */
+	uint16_t n;      /* sums that follow */
+	int32_t status;  /* of STOPPED and REFUSED: why */
+	uint32_t imms, msgs; /* of ARRIVED */
 };
 
 struct path_sum {

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/completion.h"
 #include "engine/flight.h"
 #include "engine/peer.h"
 #include "engine/progress.h"
@@ -177,12 +178,21 @@ int paths_open(struct pg_group *g, struct peer *p, struct pg_error *err)
 	return 0;
 }
 
-int path_attach(struct path *path, const struct offer *offer, struct pg_error *err)
+int path_attach(struct pg_group *g, struct path *path, const struct offer *offer, bool unordered,
+		struct pg_error *err)
 {
 	int rc = path->conn->domain->transport->conn_attach(path->conn, offer, err);
 
-	path->attached = rc == 0;
-	return rc;
+	if (rc)
+		return rc;
+	path->attached = true;
+	path->peer_unordered = unordered;
+	if (unordered) {
+		counters_lock(g);
+		imm_track_fires(g->imms);
+		counters_unlock(g);
+	}
+	return 0;
 }
 
 static void make_usable(struct peer *p, struct path *path)

@@ -29,6 +29,12 @@ static inline unsigned path_slot(const struct peer *p, const struct path *path)
 	return (unsigned)(path - p->paths);
 }
 
+/* Whether what we send on it is ordered. */
+static inline bool path_ordered(const struct path *path)
+{
+	return path->conn->domain->caps.ordered;
+}
+
 static inline bool path_usable(const struct peer *p, unsigned k)
 {
 	return p->usable >> k & 1;
@@ -53,7 +59,9 @@ int paths_open(struct pg_group *g, struct peer *p, struct pg_error *err);
 /* One more; NULL and the reason. */
 struct path *path_open(struct pg_group *g, struct peer *p, const struct pair_edge *edge,
 		       struct pg_error *err);
-int path_attach(struct path *path, const struct offer *offer, struct pg_error *err);
+/* unordered: so is what the peer sends on it. */
+int path_attach(struct pg_group *g, struct path *path, const struct offer *offer, bool unordered,
+		struct pg_error *err);
 
 /* Whether one more can be opened. */
 bool path_has_room(struct peer *p);

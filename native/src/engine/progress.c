@@ -95,9 +95,9 @@ int group_start_submitted(struct pg_group *g)
 }
 
 /* Where order says nothing, what has come of each value has to be known when a connection breaks. */
-static bool is_noted(const struct domain *d)
+static bool is_noted(const struct domain *d, const struct peer *p, const struct arrival *a)
 {
-	return !d->caps.ordered && can_take_over(&d->caps);
+	return can_take_over(&d->caps) && p->paths[a->conn->slot].peer_unordered;
 }
 
 static int take_imms(struct pg_group *g, const struct domain *d, struct arrival *a, unsigned n)
@@ -118,7 +118,7 @@ static int take_imms(struct pg_group *g, const struct domain *d, struct arrival 
 		if (__builtin_expect(!peer_alive(p) && p->end != END_POLL, 0))
 			continue;
 		a[i].conn->stats.imms_in += a[i].count;
-		if (__builtin_expect(is_noted(d), 0) && conn_received(g, &a[i]))
+		if (__builtin_expect(is_noted(d, p, &a[i]), 0) && conn_received(g, &a[i]))
 			overfull = p;
 		rc = imm_arrive(g->imms, p->h.index, a[i].imm, a[i].count, &fired[n_fired]);
 		a[i].status = rc < 0 ? rc : 0; /* its peer is reset once the lock is released */
