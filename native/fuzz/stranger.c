@@ -32,7 +32,7 @@ static void open_line(struct line *l, int fd, bool tcp)
 {
 	l->fd = fd;
 	l->tcp = tcp;
-	l->deaf = l->was_deaf = false;
+	l->deaf = l->confused = false;
 	l->in.len = 0;
 	memset(l->incarnation, 0, sizeof(l->incarnation));
 	for (unsigned i = 0; i < CONTROL_TYPES; i++)
@@ -116,7 +116,7 @@ void stranger_hang_up(struct stranger *s, struct input *in)
 	default:
 		if (l) {
 			l->deaf = !l->deaf;
-			l->was_deaf = true;
+			l->confused = true;
 		}
 		break;
 	}
@@ -183,7 +183,7 @@ static void hear(const struct stranger *s, struct line *l)
 		CHECK_EQ(magic, STRANGER_MAGIC);
 		CHECK(type > 0 && type < CONTROL_TYPES);
 		CHECK_EQ(len + HEAD, l->in.len);
-		if (type == CONTROL_PATH && !l->was_deaf)
+		if (type == CONTROL_PATH && !l->confused)
 			stranger_hears_path(s, l);
 		l->last[type] = l->in;
 		l->in.len = 0;

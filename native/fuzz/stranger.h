@@ -23,8 +23,8 @@ struct spoken {
 struct line {
 	int fd; /* -1: none */
 	bool tcp;
-	bool deaf;        /* nothing is read; */
-	bool was_deaf;    /* or was for a while, and what is read is old */
+	bool deaf;     /* nothing is read */
+	bool confused; /* what is read may be old, or meant for somebody whom he no longer plays */
 	struct spoken in; /* of TCP: a message that has not come whole */
 	struct spoken last[CONTROL_TYPES];
 	uint8_t incarnation[16]; /* who he has last said to be on it */

@@ -102,9 +102,14 @@ static void some_sums(struct words *w, struct input *in)
 	}
 }
 
-static void fill(const struct path *path, struct words *w, struct input *in)
+static void fill(const struct pg_group *g, const struct path *path, struct words *w,
+		 struct input *in)
 {
 	switch (w->head.word) {
+	case PATH_OPEN: /* his NICs are like the group's */
+		w->head.bits = w->head.remote < g->n_domains &&
+			       !g->domains[w->head.remote]->caps.ordered;
+		break;
 	case PATH_STOPPED:
 	case PATH_REFUSED:
 		w->head.status = -(int32_t)input_u8(in);
@@ -168,6 +173,7 @@ enum path_wrong {
 	OTHER_NICS = 2, /* perhaps of a connection that is not there yet */
 	OTHER_COUNTS = 4,
 	OTHER_N = 8,
+	OTHER_BITS = 16,
 };
 
 static void spoil(struct words *w, unsigned wrong, struct input *in)
@@ -181,6 +187,8 @@ static void spoil(struct words *w, unsigned wrong, struct input *in)
 	}
 	if (wrong & OTHER_N)
 		w->head.n = input_u16(in);
+	if (wrong & OTHER_BITS)
+		w->head.bits ^= input_u8(in);
 }
 
 /* Of any connection any word, or the next one. */
@@ -205,7 +213,7 @@ void stranger_path(struct stranger *s, struct input *in)
 		path = &none;
 	w.head = head_of(p, path);
 	w.head.word = (uint8_t)(word ? word : next_word(path));
-	fill(path, &w, in);
+	fill(s->g, path, &w, in);
 	spoil(&w, wrong, in);
 	say_words(s, l, &w, in);
 }
@@ -219,7 +227,7 @@ static bool agree(struct stranger *s, struct line *l, const struct peer *p, cons
 	w.head.word = (uint8_t)next_word(path);
 	if (!path->conn || path->state == PATH_UP || !w.head.word)
 		return false;
-	fill(path, &w, &in);
+	fill(s->g, path, &w, &in);
 	say_words(s, l, &w, &right);
 	return true;
 }

@@ -9,7 +9,7 @@
 /* As in handshake.c. */
 struct hello {
 	uint32_t features, max_msg;
-	uint16_t reach, addr_len, n_offers, zero;
+	uint16_t reach, addr_len, n_offers, unordered;
 };
 
 #define TOKEN 16
@@ -58,6 +58,7 @@ enum hello_wrong {
 	OTHER_OFFERS = 4, /* more or less of them */
 	SMALL_MSG = 8,
 	OTHER_JOINED = 16,
+	OTHER_ORDER = 32,
 };
 
 void stranger_hello(struct stranger *s, struct input *in)
@@ -74,6 +75,9 @@ void stranger_hello(struct stranger *s, struct input *in)
 	stranger_address(s, in, &a);
 	if (!l)
 		return;
+	l->confused |= l->incarnation[0] &&
+		       (memcmp(l->incarnation, a.incarnation, sizeof(l->incarnation)) ||
+			l->group != a.group);
 	memcpy(l->incarnation, a.incarnation, sizeof(l->incarnation));
 	l->group = a.group;
 	CHECK(net_addr_encode(&a, bytes, &addr_len) == 0);
@@ -84,6 +88,12 @@ void stranger_hello(struct stranger *s, struct input *in)
 	h.n_offers = (uint16_t)edges_of(s, &a, h.reach, edges);
 	if (wrong & OTHER_OFFERS)
 		h.n_offers = input_u8(in) % (PG_MAX_CONNS + 2);
+	for (unsigned k = 0; k < PAIR_MAX; k++)
+		h.unordered |=
+			(uint16_t)(!s->g->domains[edges[k].remote % s->g->n_domains]->caps.ordered
+				   << k);
+	if (wrong & OTHER_ORDER)
+		h.unordered ^= input_u16(in);
 	if (wrong & SMALL_MSG)
 		h.max_msg = input_u16(in);
 	packet_add(&p, s->g->addr.token, sizeof(s->g->addr.token));
