@@ -70,8 +70,9 @@ static void test_no_answer(void)
 	open_pair(&a, &b, 2, "fail=1", SOUND, &config);
 	CHECK_EQ(submit(&a, PG_NO_IMM, 0, &sent), 1);
 	run_for(&a, &b, 5 * MS);
-	CHECK_EQ(submit(&a, 1, 0, &lost), 1);
+	CHECK_EQ(submit(&a, 1, 100, &lost), 1);
 	CHECK(run_until(&a, NULL, &lost, 5 * SECOND) < 0);
+	/* Also when nothing is owed to it any more. */
 	for (unsigned i = 0; side_is_up(&a) && i < 5000; i++)
 		run_until(&a, NULL, &(int32_t){ 0 }, MS);
 	check_down(&a, -ETIMEDOUT, ", and the peer does not");

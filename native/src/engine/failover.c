@@ -33,6 +33,7 @@ void path_broke(struct pg_group *g, struct peer *p, unsigned k, int status)
 	log_warn("%s: connection over %s to its NIC %u broke: %s", peer_name(p).text, d->name,
 		 path_remote(p, k), strerror(-status));
 	path->state = PATH_BROKEN;
+	g->n_broken++;
 	path->to = (struct takeover){ .limit = clock_ns() + g->config->op_timeout_ns,
 				      .status = status };
 	path->conn->stats.failovers++;

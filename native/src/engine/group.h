@@ -311,6 +311,7 @@ struct pg_group {
 	uint32_t cached_op; /* stack of free ops that stays hot */
 	uint32_t n_cached;
 	uint32_t n_live;       /* operations started and not completed */
+	uint32_t n_broken;     /* paths that others are taking over from */
 	struct list active;    /* peers with ready operations */
 	struct list dirty;     /* peers to flush */
 	struct list lingering; /* operations that wait for visibility, or are fences */

@@ -256,6 +256,7 @@ void path_close(struct pg_group *g, struct peer *p, struct path *path)
 	sums_clear(&path->received);
 	add_stats(&d->stats, &path->conn->stats);
 	d->transport->conn_close(path->conn);
+	g->n_broken -= path->state == PATH_BROKEN;
 	path->conn = NULL;
 	path->state = PATH_FREE;
 	/* Of those that greet it is always the first. */

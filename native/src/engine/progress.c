@@ -251,7 +251,7 @@ int group_tick(struct pg_group *g)
 	/* After what they have said was heard. */
 	if (g->now >= g->next_beat)
 		peers_beat(g);
-	if (g->n_live && g->now >= g->next_scan) {
+	if ((g->n_live || g->n_broken) && g->now >= g->next_scan) {
 		g->next_scan = g->now + SCAN_NS;
 		peers_scan_deadlines(g);
 	}

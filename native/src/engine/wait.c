@@ -78,7 +78,7 @@ uint64_t group_sleep_ns(struct pg_group *g, uint64_t limit_ns)
 {
 	uint64_t beat = g->next_beat > g->now ? g->next_beat - g->now : 0;
 	uint64_t words = g->n_watchers ? watchers_sleep_ns(g) : UINT64_MAX;
-	uint64_t ns = g->n_live ? SCAN_NS : UINT64_MAX;
+	uint64_t ns = g->n_live || g->n_broken ? SCAN_NS : UINT64_MAX;
 
 	/* Streams that have to be given up are there without peers, too. */
 	if (!list_empty(&g->streams) && beat < ns)
