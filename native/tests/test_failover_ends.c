@@ -18,6 +18,13 @@ static void check_down(struct side *s, int status, const char *words)
 	}
 }
 
+/* Only this side makes progress. */
+static void await_down(struct side *a)
+{
+	for (unsigned i = 0; side_is_up(a) && i < 5000; i++)
+		run_until(a, NULL, &(int32_t){ 0 }, MS);
+}
+
 /* The last NIC of either side goes: its peers are told why, and so are theirs. */
 static void test_last_nic(void)
 {
@@ -69,12 +76,27 @@ static void test_no_answer(void)
 	config.op_timeout_ns = 300 * MS;
 	open_pair(&a, &b, 2, "fail=1", SOUND, &config);
 	CHECK_EQ(submit(&a, PG_NO_IMM, 0, &sent), 1);
-	run_for(&a, &b, 5 * MS);
-	CHECK_EQ(submit(&a, 1, 100, &lost), 1);
+	while (pg_progress(a.g), !a.g->n_broken)
+		pg_progress(b.g);
+	CHECK_EQ(submit(&a, 1, 0, &lost), 1);
 	CHECK(run_until(&a, NULL, &lost, 5 * SECOND) < 0);
-	/* Also when nothing is owed to it any more. */
-	for (unsigned i = 0; side_is_up(&a) && i < 5000; i++)
-		run_until(&a, NULL, &(int32_t){ 0 }, MS);
+	await_down(&a);
+	check_down(&a, -ETIMEDOUT, ", and the peer does not");
+	pair_close(&a, &b);
+}
+
+/* Nor is it waited for without end when nothing is owed to it. */
+static void test_no_answer_when_idle(void)
+{
+	struct pg_config config = config_defaults();
+	struct side a, b;
+	int32_t sent;
+
+	config.op_timeout_ns = 300 * MS;
+	open_pair(&a, &b, 2, "kill=nic1@0.05s", SOUND, &config);
+	CHECK_EQ(submit(&a, 1, 0, &sent), 1);
+	CHECK_EQ(run_until(&a, &b, &sent, 5 * SECOND), 1);
+	await_down(&a);
 	check_down(&a, -ETIMEDOUT, ", and the peer does not");
 	pair_close(&a, &b);
 }
@@ -123,6 +145,7 @@ int main(void)
 	apart("last NIC", test_last_nic);
 	apart("not to be stopped", test_not_to_be_stopped);
 	apart("no answer", test_no_answer);
+	apart("no answer when idle", test_no_answer_when_idle);
 	apart("innocent", test_innocent);
 	apart("destroyed", test_destroyed);
 	return 0;
