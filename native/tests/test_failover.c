@@ -30,6 +30,7 @@ struct trial {
 	unsigned nics[2];
 	uint64_t ms;
 	bool same_imm; /* all rounds have it */
+	bool bounce;   /* the receiver copies, when it looks */
 };
 
 struct round {
@@ -68,7 +69,12 @@ static void open_side(struct side *s, const struct trial *t, unsigned which,
 	if (pg_engine_create(&config, &s->engine, &err))
 		check_failed(__FILE__, __LINE__, err.text);
 	s->g = pg_engine_group(s->engine, 0);
-	CHECK(pg_alloc_mr(s->g, MEM, -1, PG_ALLOC_PREFAULT, &ptr, &s->mr, NULL) == 0);
+	if (t->bounce) {
+		ptr = calloc(1, MEM);
+		CHECK(ptr && pg_reg_mr(s->g, ptr, MEM, &s->mr, NULL) == 0);
+	} else {
+		CHECK(pg_alloc_mr(s->g, MEM, -1, PG_ALLOC_PREFAULT, &ptr, &s->mr, NULL) == 0);
+	}
 	s->mem = ptr;
 }
 
@@ -303,6 +309,8 @@ static void run_apart(const struct trial *t)
 
 	CHECK(pid >= 0);
 	if (pid == 0) {
+		if (t->bounce)
+			setenv("PGCTL_SHM_CMA", "0", 1);
 		run(t);
 		fflush(stdout);
 		_exit(0);
@@ -316,33 +324,44 @@ static void run_apart(const struct trial *t)
 int main(int argc, char **argv)
 {
 	static const struct trial trials[] = {
-		{ "ordered", { "fail=0.002", SOUND }, { 1, 1 }, 1000, false },
-		{ "ordered, one immediate", { "fail=0.02", SOUND }, { 2, 2 }, 1000, true },
+		{ "ordered", { "fail=0.002", SOUND }, { 1, 1 }, 1000, false, false },
+		{ "ordered, one immediate", { "fail=0.02", SOUND }, { 2, 2 }, 1000, true, false },
 		{ "ordered, in pieces one at a time",
 		  { "fail=0.05,depth=1", SOUND },
 		  { 1, 1 },
 		  1500,
+		  false,
 		  false },
-		{ "both ways", { "fail=0.002", "fail=0.002" }, { 2, 3 }, 1000, false },
-		{ "unordered", { TANGLED, "reorder=16" }, { 1, 1 }, 2000, false },
-		{ "unordered, one immediate", { TANGLED, "reorder=16" }, { 2, 2 }, 2000, true },
-		{ "unordered, 4 to 2", { TANGLED, "reorder=8" }, { 4, 2 }, 1000, false },
+		{ "both ways", { "fail=0.002", "fail=0.002" }, { 2, 3 }, 1000, false, false },
+		{ "unordered", { TANGLED, "reorder=16" }, { 1, 1 }, 2000, false, false },
+		{ "unordered, one immediate",
+		  { TANGLED, "reorder=16" },
+		  { 2, 2 },
+		  2000,
+		  true,
+		  false },
+		{ "unordered, 4 to 2", { TANGLED, "reorder=8" }, { 4, 2 }, 1000, false, false },
 		{ "a NIC goes and comes",
 		  { "kill=nic1@0.1s,revive=nic1@0.2s,kill=nic0@0.3s,revive=nic0@0.4s", SOUND },
 		  { 2, 2 },
 		  700,
-		  true },
+		  true,
+		  false },
 		{ "NICs of both sides, unordered",
 		  { "reorder=16,kill=nic1@0.1s,revive=nic1@0.4s",
 		    "reorder=16,kill=nic0@0.2s,revive=nic0@0.5s" },
 		  { 2, 2 },
 		  800,
-		  true },
+		  true,
+		  false },
 		{ "three of four",
 		  { "kill=nic0@0.1s,kill=nic2@0.2s,kill=nic3@0.3s", "reorder=4" },
 		  { 4, 4 },
 		  600,
+		  false,
 		  false },
+		{ "copied by the receiver", { "fail=0.02", SOUND }, { 3, 3 }, 1500, false, true },
+		{ "copied, unordered", { TANGLED, "reorder=16" }, { 3, 2 }, 1500, false, true },
 	};
 
 	seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 0x5eed;

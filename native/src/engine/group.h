@@ -156,8 +156,9 @@ struct peer {
 	uint8_t nics;         /* of the peer, that are up: a bit each */
 	uint8_t greeted_nics; /* of ours, that were up when we greeted */
 	uint16_t serials[PG_MAX_DOMAINS][PG_MAX_DOMAINS]; /* the next path's, by NICs */
-	struct list orphans; /* flights of broken paths, to be sent again */
-	struct list makeups; /* those that wait for rewritten payload */
+	struct list orphans;          /* flights of broken paths, to be sent again */
+	struct list makeups;          /* those that wait for rewritten payload, */
+	uint64_t marks[PG_MAX_CONNS]; /* until it is visible */
 	uint32_t n_rewriting;
 	struct list salvage;     /* in group.salvaging while it has any of those */
 	struct list ready;       /* operations with something to post; served in turn */
@@ -207,6 +208,7 @@ struct lane {
 	bool moved;  /* some of it was posted over a connection that broke */
 	bool cut;    /* not all of it was posted, or has arrived: it has not been counted */
 	bool failed; /* not all of it has ended well */
+	uint64_t marks[PG_MAX_CONNS]; /* of transport->visible, once it has moved */
 };
 
 struct op {

@@ -48,6 +48,9 @@ bool op_in_flight(const struct op *op);
 /* Whether something of it is still to be posted. */
 bool op_unposted(const struct op *op);
 
+/* Some of a lane goes over another connection than the rest. */
+void lane_moves(struct lane *lane);
+
 /* Goes on with those that wait for something to become visible, or for a fence. */
 void ops_linger(struct pg_group *g);
 

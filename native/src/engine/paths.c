@@ -228,8 +228,18 @@ static void add_stats(struct pg_nic_stats *to, const struct pg_nic_stats *from)
 }
 
 /* Marks are of one connection, and another may get its slot. */
-static void forget_marks(struct pg_group *g, const struct peer *p, unsigned k)
+static void forget_lane_marks(struct list *ops, unsigned k)
 {
+	for (struct list *l = ops->next; l != ops; l = l->next)
+		for (unsigned i = 0; i < MAX_LANES; i++)
+			LIST_ENTRY(l, struct op, link)->lanes[i].marks[k] = 0;
+}
+
+static void forget_marks(struct pg_group *g, struct peer *p, unsigned k)
+{
+	p->marks[k] = 0;
+	forget_lane_marks(&p->ready, k);
+	forget_lane_marks(&p->waiting, k);
 	for (struct list *l = g->lingering.next; l != &g->lingering; l = l->next) {
 		struct op *op = LIST_ENTRY(l, struct op, linger);
 

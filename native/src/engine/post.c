@@ -159,12 +159,23 @@ static void aim(const struct op *op, unsigned k, uint64_t within, struct wr *wr)
 	wr->rkey = op->rmr->desc.keys[path_remote(op->peer, k)];
 }
 
+/* What has ended is there, or will be before what follows over the same connection; but over another
+ * one it may still be on its way. */
+static bool lane_visible(struct peer *p, struct lane *lane)
+{
+	if (lane->moved && !paths_visible(p, lane->marks))
+		return false;
+	if (lane->moved)
+		memset(lane->marks, 0, sizeof(lane->marks)); /* for the next page */
+	return true;
+}
+
 /* Cuts the next work requests of a lane; at[i] is where the i-th begins, at[n] where the lane stands
  * behind them. */
-static unsigned cut(struct pg_group *g, const struct op *op, unsigned l, struct wr *wrs,
+static unsigned cut(struct pg_group *g, struct op *op, unsigned l, struct wr *wrs,
 		    struct cursor at[TURN_WRS + 1])
 {
-	const struct lane *lane = &op->lanes[l];
+	struct lane *lane = &op->lanes[l];
 	const struct conn *conn = op->peer->paths[lane->path].conn;
 	const struct domain *d = conn->domain;
 	struct cursor c = { .next = lane->next, .within = lane->within };
@@ -180,7 +191,8 @@ static unsigned cut(struct pg_group *g, const struct op *op, unsigned l, struct 
 		/* Unordered, or not all over this connection: the immediate waits for the pieces
 		 * before it. */
 		if (last && c.within && op->desc.imm != PG_NO_IMM &&
-		    (!d->caps.ordered || lane->moved) && (lane->inflight || n))
+		    (!d->caps.ordered || lane->moved) &&
+		    (lane->inflight || n || !lane_visible(op->peer, lane)))
 			break;
 		*wr = (struct wr){ .len = last ? left : limit };
 		page_wr(g, op, lane, c.next, wr);
@@ -199,13 +211,20 @@ static unsigned cut(struct pg_group *g, const struct op *op, unsigned l, struct 
 	return n;
 }
 
+void lane_moves(struct lane *lane)
+{
+	if (!lane->moved)
+		memset(lane->marks, 0, sizeof(lane->marks));
+	lane->moved = true;
+}
+
 /* Its connection has broken meanwhile: what is left of it goes over another. */
 static void keep_usable(struct op *op, struct lane *lane)
 {
 	if (path_usable(op->peer, lane->path))
 		return;
 	lane->path = path_next(op->peer);
-	lane->moved = true;
+	lane_moves(lane);
 }
 
 static int post(struct pg_group *g, struct op *op, unsigned l, struct wr *wrs,
@@ -257,7 +276,7 @@ static enum op_turn run_lane(struct pg_group *g, struct op *op, unsigned l)
 	keep_usable(op, lane);
 	n = cut(g, op, l, wrs, at);
 	if (n == 0) /* an immediate that waits for its payload: op_piece_ended comes back here */
-		return OP_POSTED;
+		return lane->next == lane->end || lane->inflight ? OP_POSTED : OP_BLOCKED;
 	err.text[0] = '\0'; /* not all of it: this is the hot path */
 	posted = post(g, op, l, wrs, at, n, &err);
 	if (posted < 0)

@@ -19,7 +19,7 @@ static void enlist(struct pg_group *g, struct peer *p)
 void salvage(struct pg_group *g, struct peer *p, struct flight *f)
 {
 	/* Its lane goes on elsewhere, also if another connection gets the place of this one. */
-	g->ops[f->op].lanes[f->lane].moved = true;
+	lane_moves(&g->ops[f->op].lanes[f->lane]);
 	list_append(&p->orphans, &f->link);
 	enlist(g, p);
 	g->salvage_due = true;
@@ -55,6 +55,8 @@ void salvage_ended(struct pg_group *g, struct peer *p, struct flight *f, int sta
 
 	if (peer_state(p) == PEER_UP)
 		p->n_rewriting -= f->rewriting;
+	if (!p->n_rewriting)
+		memset(p->marks, 0, sizeof(p->marks));
 	f->rewriting = false;
 	if (owes_imm) {
 		f->kind = FLIGHT_MAKEUP;
@@ -122,7 +124,9 @@ static int run(struct pg_group *g, struct peer *p)
 		sent += send(g, p, f);
 	}
 	/* All payload that may belong to one of them is there. */
-	while (!p->n_rewriting && !list_empty(&p->makeups)) {
+	if (p->n_rewriting || list_empty(&p->makeups) || !paths_visible(p, p->marks))
+		return sent;
+	while (!list_empty(&p->makeups)) {
 		struct flight *f = LIST_ENTRY(p->makeups.next, struct flight, link);
 
 		list_remove(&f->link);
