@@ -34,6 +34,7 @@ struct trial {
 };
 
 struct round {
+	struct side *receiver;
 	uint32_t number, imm;
 	uint64_t base;
 	unsigned n;   /* places in use */
@@ -138,6 +139,31 @@ static void submit(struct side *a, struct round *r, unsigned i)
 		check_failed(__FILE__, __LINE__, err.text);
 }
 
+/* Its bytes are there; from now on the memory is the receiver's. */
+static void consume(struct side *b, const struct round *r)
+{
+	for (unsigned i = 0; i < r->n; i++)
+		for (uint64_t at = r->base + i * PLACE, end = at + r->len[i]; at < end; at++)
+			if (b->mem[at] != byte_at(r, at)) {
+				fprintf(stderr, "round %u, place %u of %llu bytes, byte %llu\n",
+					r->number, i, (unsigned long long)r->len[i],
+					(unsigned long long)(at - r->base - i * PLACE));
+				check_failed(__FILE__, __LINE__, "what is counted is there");
+			}
+	for (unsigned i = 0; i < r->n; i++)
+		memset(b->mem + r->base + i * PLACE, SPENT, r->len[i]);
+}
+
+/* At once: what arrives over other NICs in the same round has not been looked at. */
+static void counted(void *arg, const struct pg_event *event)
+{
+	struct round *r = arg;
+
+	CHECK_EQ(event->status, 0);
+	consume(r->receiver, r);
+	__atomic_store_n(&r->fired, 1, __ATOMIC_RELEASE);
+}
+
 static void begin(struct side *a, struct side *b, struct round *r, uint32_t number, uint32_t imm)
 {
 	memset(r, 0, sizeof(*r));
@@ -156,7 +182,9 @@ static void begin(struct side *a, struct side *b, struct round *r, uint32_t numb
 		CHECK(pg_submit_send(a->g, a->peer, text, sizeof(text), 0, &r->sent[PLACES + i],
 				     NULL) == 0);
 	}
-	CHECK(pg_expect_imm_flag(b->g, imm, r->due, &r->fired, NULL) == 0);
+	r->receiver = b;
+	CHECK(pg_expect_imm(b->g, imm, r->due, &(struct pg_done){ .callback = counted, .arg = r },
+			    NULL) == 0);
 }
 
 static void check_spent(const struct side *b, uint64_t base)
@@ -164,21 +192,6 @@ static void check_spent(const struct side *b, uint64_t base)
 	for (uint64_t at = base; at < base + HALF; at += sizeof(spent))
 		if (memcmp(b->mem + at, spent, sizeof(spent)))
 			check_failed(__FILE__, __LINE__, "nothing lands once it was counted");
-}
-
-/* Its bytes are there; from now on the memory is the receiver's. */
-static void consume(struct side *b, const struct round *r)
-{
-	for (unsigned i = 0; i < r->n; i++)
-		for (uint64_t at = r->base + i * PLACE, end = at + r->len[i]; at < end; at++)
-			if (b->mem[at] != byte_at(r, at)) {
-				fprintf(stderr, "round %u, place %u of %llu bytes, byte %llu\n",
-					r->number, i, (unsigned long long)r->len[i],
-					(unsigned long long)(at - r->base - i * PLACE));
-				check_failed(__FILE__, __LINE__, "what is counted is there");
-			}
-	for (unsigned i = 0; i < r->n; i++)
-		memset(b->mem + r->base + i * PLACE, SPENT, r->len[i]);
 }
 
 static unsigned take_messages(struct side *b, const struct round *r, unsigned seen)
@@ -215,8 +228,11 @@ static bool all_sent(const struct round *r)
 
 static void progress(struct side *a, struct side *b, uint64_t end)
 {
-	pg_progress(a->g);
-	pg_progress(b->g);
+	/* Either may get a few rounds ahead of the other. */
+	for (uint64_t n = 1 + below(6); n; n--)
+		pg_progress(a->g);
+	for (uint64_t n = 1 + below(2); n; n--)
+		pg_progress(b->g);
 	if (clock_ns() < end)
 		return;
 	pg_dump(a->g, 2);
@@ -234,8 +250,6 @@ static void receive(struct side *a, struct side *b, struct round *r)
 		progress(a, b, end);
 		seen = take_messages(b, r, seen);
 	}
-	CHECK_EQ(r->fired, 1);
-	consume(b, r);
 	while (seen != (1u << MESSAGES) - 1) {
 		progress(a, b, end);
 		seen = take_messages(b, r, seen);

@@ -237,7 +237,7 @@ static int decide(struct pg_group *g, struct peer *p, struct path *path, const s
 	if (!d.n || missing > d.n)
 		return -EPROTO;
 	if (missing && missing < d.n && is_undecidable(&d, missing)) {
-		peer_down(g, p, path->to.status,
+		peer_down(g, p, -EIO,
 			  "connection over %s broke, and it cannot be told whether writes with "
 			  "immediate %#x were lost before or after it was expected last",
 			  path->conn->domain->name, imm_wire_id(sum->imm));
@@ -345,7 +345,6 @@ void flight_done(struct pg_group *g, const struct arrival *a)
 	/* What became of it is still to be found out. */
 	if (a->status == -ECONNABORTED && can_take_over(&a->conn->domain->caps) &&
 	    peer_state(p) == PEER_UP) {
-		f->broken = true;
 		path_broke(g, p, a->conn->slot, -EIO);
 		return;
 	}
@@ -367,7 +366,7 @@ bool failover_expire(struct pg_group *g, struct op *op)
 {
 	struct peer *p = op->peer;
 
-	if (!salvage_forget(g, op))
+	if (!salvage_forget(op))
 		return false;
 	for (unsigned k = 0; k < p->n_paths && peer_alive(p); k++) {
 		struct path *path = &p->paths[k];

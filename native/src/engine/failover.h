@@ -74,7 +74,7 @@ int salvage_run(struct pg_group *g);
 /* Its operations end otherwise. */
 void salvage_drop(struct pg_group *g, struct peer *p);
 /* Whether something of an operation waits there that can be given up; gives it up. */
-bool salvage_forget(struct pg_group *g, struct op *op);
+bool salvage_forget(struct op *op);
 
 /* ---- mend.c: new connections in place of broken ones ---- */
 

@@ -85,7 +85,6 @@ void flight_posted(struct pg_group *g, struct path *path, struct flight *f, cons
 				     : (uint32_t)sums_get(&path->sent, wr->imm);
 	path->msgs_out += wr->op == WR_SEND;
 	path->imms_out += wr->op == WR_WRITE_IMM;
-	f->broken = false;
 	f->serial = g->op_serial;
 	list_append(&path->flights, &f->link);
 	/* Room was made before, see takeover_room. */

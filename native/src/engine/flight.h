@@ -31,7 +31,6 @@ struct flight {
 	uint8_t wr_op;   /* enum wr_op, as first posted */
 	uint8_t lane;
 	uint8_t kind;   /* enum flight_kind */
-	bool broken;    /* it ended because its connection did */
 	bool asked;     /* the peer was asked for its immediate */
 	bool rewriting; /* it is one of peer.n_rewriting */
 	bool owes_imm;  /* of a rewritten one: a make-up follows */

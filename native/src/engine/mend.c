@@ -117,21 +117,20 @@ static void up_if_ready(struct pg_group *g, struct peer *p, struct path *path)
 		path_broke(g, p, path_slot(p, path), path->status);
 }
 
-/* There will be no connection between these NICs, or not now. */
-static void forgo(struct pg_group *g, struct peer *p, struct path *path, int status)
+/* There will be no connection between these NICs, unless it is for now only. */
+static void forgo(struct pg_group *g, struct peer *p, struct pair_edge edge, int status)
 {
-	if (!will_pass(status))
-		p->reach &= (pair_reach)~pair_cell(path->edge.local, path->edge.remote);
-	path_close(g, p, path);
-	if (!will_pass(status))
-		paths_mend(g, p);
+	if (will_pass(status))
+		return;
+	p->reach &= (pair_reach)~pair_cell(edge.local, edge.remote);
+	paths_mend(g, p);
 }
 
 static int attach(struct pg_group *g, struct peer *p, struct path *path, const struct offer *offer,
 		  bool unordered)
 {
 	struct path_head ready = path_head(path, PATH_READY);
-	struct path_head refused = path_head(path, PATH_REFUSED);
+	const struct pair_edge edge = path->edge;
 	struct pg_error err = { 0 };
 	int rc = path_attach(g, path, offer, unordered, &err);
 
@@ -139,10 +138,9 @@ static int attach(struct pg_group *g, struct peer *p, struct path *path, const s
 		return rc;
 	if (rc) {
 		log_warn("%s: cannot connect over %s to its NIC %u: %s", peer_name(p).text,
-			 path->conn->domain->name, path->edge.remote, err.text);
-		refused.status = rc;
-		path_say(g, p, &refused, NULL);
-		forgo(g, p, path, rc);
+			 path->conn->domain->name, edge.remote, err.text);
+		refuse(g, p, path, rc);
+		forgo(g, p, edge, rc);
 		return 0;
 	}
 	path_say(g, p, &ready, NULL);
@@ -196,9 +194,12 @@ void path_ready_said(struct pg_group *g, struct peer *p, struct path *path)
 
 int path_refused(struct pg_group *g, struct peer *p, struct path *path, int status)
 {
+	const struct pair_edge edge = path->edge;
+
 	if (path->state != PATH_OPENING || path->peer_ready)
 		return -EPROTO;
-	forgo(g, p, path, status);
+	path_close(g, p, path);
+	forgo(g, p, edge, status);
 	return 0;
 }
 

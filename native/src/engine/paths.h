@@ -74,13 +74,21 @@ void path_up(struct pg_group *g, struct peer *p, struct path *path);
 void path_close(struct pg_group *g, struct peer *p, struct path *path);
 void paths_close(struct pg_group *g, struct peer *p);
 
+#define MARK_SEEN UINT64_MAX
+
 /* Whether what was posted over connection k has arrived in the peer's memory; see transport->visible. */
 static inline bool path_visible(struct peer *p, unsigned k, uint64_t *mark)
 {
 	struct conn *c = p->paths[k].conn;
 	const struct transport *t = c ? c->domain->transport : NULL;
 
-	return !t || !t->visible || t->visible(c, mark);
+	/* Once is for ever: while others are waited for, more is posted here. */
+	if (*mark == MARK_SEEN || !t || !t->visible)
+		return true;
+	if (!t->visible(c, mark))
+		return false;
+	*mark = MARK_SEEN;
+	return true;
 }
 
 /* The same of all; a mark for each. */

@@ -53,10 +53,8 @@ void salvage_ended(struct pg_group *g, struct peer *p, struct flight *f, int sta
 	bool owes_imm = f->kind == FLIGHT_REWRITE && f->owes_imm && !status &&
 			peer_state(p) == PEER_UP;
 
-	if (peer_state(p) == PEER_UP)
-		p->n_rewriting -= f->rewriting;
-	if (!p->n_rewriting)
-		memset(p->marks, 0, sizeof(p->marks));
+	if (f->rewriting && peer_state(p) == PEER_UP && --p->n_rewriting == 0)
+		memset(p->marks, 0, sizeof(p->marks)); /* what ends later is not waited for */
 	f->rewriting = false;
 	if (owes_imm) {
 		f->kind = FLIGHT_MAKEUP;
@@ -186,11 +184,10 @@ static bool has_rest(const struct list *list, const struct op *op)
 	return false;
 }
 
-bool salvage_forget(struct pg_group *g, struct op *op)
+bool salvage_forget(struct op *op)
 {
 	struct peer *p = op->peer;
 
-	(void)g;
 	/* Nobody could tell which of its value are missing. */
 	if (has_rest(&p->orphans, op) || has_rest(&p->makeups, op))
 		return false;
