@@ -293,3 +293,8 @@ def test_every_transport_says_what_it_is():
     for transport in transports():
         assert transport.name
         assert (transport.caps is None) == bool(transport.reason)
+
+
+def test_shm_has_no_options():
+    with pytest.raises(PgInvalid, match='shm has no options, and was given "gid=3"'):
+        TransferEngine(groups=[GroupConfig(nics=[NicConfig(transport="shm", options="gid=3")])])

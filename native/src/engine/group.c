@@ -87,6 +87,7 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 	struct net_domain *net = &g->addr.domains[i];
 	struct domain_options options = {
 		.device = config->device,
+		.options = config->options,
 		.index = i,
 		.cpu = config->cpu,
 		.link_mbit_s = config->link_mbit_s,
@@ -100,7 +101,8 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 	int rc;
 
 	if (!memchr(config->transport, 0, sizeof(config->transport)) ||
-	    !memchr(config->device, 0, sizeof(config->device)))
+	    !memchr(config->device, 0, sizeof(config->device)) ||
+	    !memchr(config->options, 0, sizeof(config->options)))
 		return error_set(err, -EINVAL, "domain %u: name too long", i);
 	rc = choose(config->transport, &t, err);
 	if (rc)

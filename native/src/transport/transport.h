@@ -104,7 +104,8 @@ struct arrival {
 };
 
 struct domain_options {
-	const char *device; /* "" : choose */
+	const char *device;  /* "" : choose */
+	const char *options; /* the transport's own, NULL or "": none are given */
 	unsigned index;
 	int32_t cpu; /* pin own threads; -1: not */
 	uint32_t link_mbit_s;

@@ -27,6 +27,8 @@ class NicConfig:
     """Empty: the first that this machine can run."""
     device: str = ""
     """Empty: the transport chooses."""
+    options: str = ""
+    """The transport's own: "gid=3,tc=106". Empty: as its environment variable says."""
     cpu: int = -1
     """Where this NIC's own thread is pinned, if it has one; -1: nowhere."""
     link_mbit_s: int = 0
@@ -242,6 +244,7 @@ def _fill_group(c: Any, group: GroupConfig) -> None:
     for domain, nic in zip(c.domains, group.nics, strict=False):
         domain.transport = fixed(nic.transport, ffi.sizeof(domain.transport), "transport")
         domain.device = fixed(nic.device, ffi.sizeof(domain.device), "device")
+        domain.options = fixed(nic.options, ffi.sizeof(domain.options), "options")
         _set(domain, "cpu", nic.cpu)
         _set(domain, "link_mbit_s", nic.link_mbit_s)
         _set(domain, "rail", nic.rail)

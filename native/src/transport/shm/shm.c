@@ -74,6 +74,9 @@ static int check_options(const struct domain_options *options, const char *name,
 	if (options->device[0] && strcmp(options->device, name))
 		return error_set(err, -EINVAL, "NIC %u of shm is \"%s\", not \"%s\"",
 				 options->index, name, options->device);
+	if (options->options && options->options[0])
+		return error_set(err, -EINVAL, "shm has no options, and was given \"%s\"",
+				 options->options);
 	if (!options->max_peers)
 		return error_set(err, -EINVAL, "max_peers is 0");
 	return 0;
