@@ -6,6 +6,7 @@
 /* The order is the order of preference. A new transport is one more line. */
 static const struct transport *const transports[] = {
 	&transport_shm,
+	&transport_verbs,
 };
 
 #define N_TRANSPORTS (sizeof(transports) / sizeof(transports[0]))

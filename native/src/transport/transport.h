@@ -189,6 +189,7 @@ const struct transport *transport_at(unsigned i);
 const struct transport *transport_find(const char *name);
 
 extern const struct transport transport_shm;
+extern const struct transport transport_verbs;
 
 /* impaired/: opens a domain of transport that misbehaves as spec says, which is not empty; grammar in
  * pg_impair_check. Its table and its capabilities are its own. */
