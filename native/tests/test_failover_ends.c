@@ -4,6 +4,7 @@
  * an error. And what an operation that is out of time does to others on its connection.
  */
 #include <errno.h>
+#include <sys/mman.h>
 
 #include "impaired_pair.h"
 
@@ -123,6 +124,33 @@ static void test_innocent(void)
 	pair_close(&a, &b);
 }
 
+/* What has failed for a fault of its own was never acknowledged: its NIC, when it dies, has lost nothing
+ * of that. */
+static void test_own_fault(void)
+{
+	struct pg_config config = config_defaults();
+	struct side a, b;
+	void *at = mmap(NULL, MEM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int32_t sent;
+
+	CHECK(at != MAP_FAILED);
+	open_side(&a, 2, "kill=nic1@0.05s", &config);
+	open_side(&b, 2, SOUND, &config);
+	CHECK(pg_reg_mr(b.g, at, MEM, &b.mr, NULL) == 0);
+	side_meet(&a, &b);
+	side_meet(&b, &a);
+	CHECK(munmap(at, MEM) == 0);
+	for (unsigned i = 0; i < 2; i++) { /* over each NIC */
+		CHECK_EQ(submit(&a, 1, 0, &sent), 1);
+		CHECK_EQ(run_until(&a, &b, &sent, 5 * SECOND), -EFAULT);
+	}
+	run_for(&a, &b, 100 * MS);
+	CHECK(side_is_up(&a) && side_is_up(&b));
+	CHECK(pg_submit_barrier(a.g, &a.peer, 1, 2, 0, &sent, NULL) == 0);
+	CHECK_EQ(run_until(&a, &b, &sent, 5 * SECOND), 1);
+	pair_close(&a, &b);
+}
+
 /* Destroyed in the middle of it. */
 static void test_destroyed(void)
 {
@@ -147,6 +175,7 @@ int main(void)
 	apart("no answer", test_no_answer);
 	apart("no answer when idle", test_no_answer_when_idle);
 	apart("innocent", test_innocent);
+	apart("own fault", test_own_fault);
 	apart("destroyed", test_destroyed);
 	return 0;
 }

@@ -160,8 +160,8 @@ static bool lost_acknowledged(const struct path *path, const struct path_head *h
 		imms += flight_is_imm(f);
 		msgs += f->wr_op == WR_SEND;
 	}
-	return before(head->imms, path->imms_out - imms) ||
-	       before(head->msgs, path->msgs_out - msgs);
+	return before(head->imms, path->imms_out - path->imms_failed - imms) ||
+	       before(head->msgs, path->msgs_out - path->msgs_failed - msgs);
 }
 
 int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
@@ -347,6 +347,12 @@ void flight_done(struct pg_group *g, const struct arrival *a)
 	    peer_state(p) == PEER_UP) {
 		path_broke(g, p, a->conn->slot, -EIO);
 		return;
+	}
+	if (a->status) {
+		struct path *path = &p->paths[a->conn->slot];
+
+		path->imms_failed += flight_is_imm(f);
+		path->msgs_failed += f->wr_op == WR_SEND;
 	}
 	list_remove(&f->link);
 	salvage_ended(g, p, f, a->status, a->conn->domain);

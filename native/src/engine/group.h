@@ -129,6 +129,8 @@ struct path {
 	struct list flights; /* in the order of posting; unused when caps.sync_post */
 	uint32_t imms_out;   /* immediates posted; likewise */
 	uint32_t msgs_out;
+	uint32_t imms_failed; /* of those, what has ended for a fault of its own */
+	uint32_t msgs_failed;
 	struct sums sent, received; /* immediates by value; only when not caps.ordered */
 	struct offer offer;         /* ours, until attached */
 };
