@@ -110,6 +110,7 @@ struct verbs_conn {
 	int status;       /* not 0: it broke */
 	bool attached, dead_told;
 	bool stopping, stopped_told, fencing, fenced_told;
+	bool still; /* nothing more is received */
 	struct verbs_sent sent_writes[VERBS_WRS];
 	struct verbs_sent sent_messages[VERBS_MSG_WRS];
 };
@@ -166,6 +167,7 @@ struct verbs_domain {
 	bool inbox_waits; /* the caller has no room for messages */
 
 	unsigned polls;
+	bool suspicious; /* something broke: the device may have said why */
 	bool armed, notified;
 	bool down;     /* its port */
 	bool gone;     /* the device, for good */

@@ -37,6 +37,7 @@ void verbs_break(struct verbs_conn *c, int status)
 	if (c->status)
 		return;
 	c->status = status;
+	d->suspicious = true;
 	if (d->chain.queue && d->chain.queue->conn == c)
 		d->chain.queue = NULL;
 	for (unsigned k = 0; k < N_QUEUES; k++) {

@@ -87,9 +87,9 @@ static int open_queue(struct verbs_domain *d, struct verbs_queue *q, struct pg_e
 	q->qp = d->lib->create_qp(d->queue_pd, &init);
 	if (!q->qp)
 		return error_set(err, errno ? -errno : -EIO,
-				 "%s makes no queue pair of %u work requests: %m; it has at most "
-				 "%d",
-				 d->domain.name, q->size, d->port.limits.max_qp);
+				 "%s makes no queue pair: %m; it has at most %d of %d work "
+				 "requests",
+				 d->domain.name, d->port.limits.max_qp, d->port.limits.max_qp_wr);
 	rc = enter_qpn(d, q);
 	if (rc)
 		return error_set(err, rc, "no memory for a queue pair");

@@ -285,11 +285,11 @@ static bool tell_conn(struct verbs_conn *c, struct room *room, bool empty)
 		c->stopped_told = true;
 	}
 	/* What was received before it was still is in the queue, unless that was empty since. */
-	if (c->fencing && !c->fenced_told && room->left && empty && !c->messages &&
-	    verbs_is_still(c)) {
+	if (c->fencing && c->still && !c->fenced_told && room->left && empty && !c->messages) {
 		put(room, ARRIVAL_FENCED, c);
 		c->fenced_told = true;
 	}
+	c->still = c->fencing && verbs_is_still(c);
 	return room->left && !(c->fencing && !c->fenced_told);
 }
 
@@ -297,6 +297,11 @@ static void tell_news(struct verbs_domain *d, struct room *room, bool empty)
 {
 	struct list now;
 
+	/* First, as it says why connections broke. */
+	if (d->tell_nic && room->left) {
+		put(room, ARRIVAL_NIC, NULL)->status = d->nic_status;
+		d->tell_nic = false;
+	}
 	list_take_all(&now, &d->news);
 	while (!list_empty(&now)) {
 		struct verbs_conn *c = LIST_ENTRY(now.next, struct verbs_conn, news_link);
@@ -304,10 +309,6 @@ static void tell_news(struct verbs_domain *d, struct room *room, bool empty)
 		list_remove(&c->news_link);
 		if (!tell_conn(c, room, empty))
 			list_append(&d->news, &c->news_link);
-	}
-	if (d->tell_nic && room->left) {
-		put(room, ARRIVAL_NIC, NULL)->status = d->nic_status;
-		d->tell_nic = false;
 	}
 }
 
@@ -319,9 +320,10 @@ unsigned verbs_poll(struct domain *domain, struct arrival *arrivals, unsigned ma
 	bool empty;
 
 	take_back(d);
-	if (++d->polls % EVENT_POLLS == 0)
-		verbs_events(d);
 	empty = take_completions(d, &room);
+	if (d->suspicious || ++d->polls % EVENT_POLLS == 0)
+		verbs_events(d);
+	d->suspicious = false;
 	refill(d);
 	if (d->n_inbox)
 		tell_messages(d, &room);

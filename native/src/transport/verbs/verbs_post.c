@@ -55,7 +55,7 @@ void verbs_ring(struct verbs_domain *d)
 		return;
 	log_warn("%s takes no work request: %s", d->domain.name, strerror(rc < 0 ? -rc : rc));
 	/* The end of those that it did not take comes with that of the last. */
-	verbs_break(q->conn, rc < 0 ? rc : -rc);
+	verbs_break(q->conn, -EIO);
 }
 
 void verbs_flush(struct conn *conn)
