@@ -20,7 +20,7 @@
 static const struct pg_caps verbs_caps = {
 	.max_write = VERBS_MAX_WRITE,
 	.max_msg = PG_MSG_MAX,
-	.max_outstanding = VERBS_WRS,
+	.max_outstanding = VERBS_WRS - VERBS_KEPT,
 	.imm_bits = 32,
 	.split_min = 64 << 10,
 	.ordered = true,

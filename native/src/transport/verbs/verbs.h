@@ -17,12 +17,14 @@
 #include "util/list.h"
 
 #define VERBS_MAX_WRITE (1u << 20)
-#define VERBS_WRS 128 /* writes in flight on a connection: more would not fit into 64 KiB */
+/* Places of a queue of writes, and of messages. More would not fit into 64 KiB a connection. Devices
+ * round up to a power of two, some after they have added one; and one is for the last (VERBS_ID_LAST). */
+#define VERBS_WRS 128
 #define VERBS_MSG_WRS 16
-#define VERBS_SIGNAL \
-	16 /* every so many writes one is to complete visibly, and the last of a chain */
-#define VERBS_CHAIN 32 /* work requests to one doorbell */
-#define VERBS_INLINE 64
+#define VERBS_KEPT 2
+#define VERBS_SIGNAL 16 /* of so many writes one completes visibly; so does the last of a chain */
+#define VERBS_CHAIN 32  /* work requests to one doorbell */
+#define VERBS_INLINE 48
 #define VERBS_SENDS 8192 /* work requests in flight on a NIC */
 #define VERBS_IMMS 4096  /* receives of immediates posted, see struct verbs_options */
 #define VERBS_MSGS 64    /* receives of messages posted, and messages that wait to be sent */
@@ -82,13 +84,12 @@ struct verbs_sent {
 #define VERBS_ID_MESSAGE VERBS_ID(4)
 #define VERBS_ID_NONE VERBS_ID(5) /* of a connection that is closed */
 
-/* One queue pair. Positions count work requests and wrap; told <= ended <= posted. It has room for one
- * more than size, the last. */
+/* One queue pair. Positions count work requests and wrap; told <= ended <= posted. */
 struct verbs_queue {
 	struct verbs_conn *conn;
 	struct ibv_qp *qp;
 	enum verbs_kind kind;
-	uint32_t size; /* of sent, a power of two */
+	uint32_t size; /* places, a power of two; VERBS_KEPT of them stay free */
 	uint32_t posted;
 	uint32_t ended;
 	uint32_t told;

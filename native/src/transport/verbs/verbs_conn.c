@@ -71,7 +71,7 @@ static int open_queue(struct verbs_domain *d, struct verbs_queue *q, struct pg_e
 		.send_cq = d->cq,
 		.recv_cq = d->cq,
 		.srq = d->srqs[q->kind],
-		.cap = { .max_send_wr = q->size + 1,
+		.cap = { .max_send_wr = q->size - 1,
 			 .max_send_sge = 1,
 			 .max_inline_data = VERBS_INLINE },
 		.qp_type = IBV_QPT_RC,

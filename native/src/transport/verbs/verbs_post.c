@@ -106,7 +106,7 @@ static bool chain_add(struct verbs_conn *c, struct verbs_queue *q, const struct 
 	struct ibv_send_wr *to;
 	struct ibv_sge *sge;
 
-	if (q->posted - q->told >= q->size || !d->sends_left)
+	if (q->posted - q->told >= q->size - VERBS_KEPT || !d->sends_left)
 		return false;
 	if (chain->queue && (chain->queue != q || chain->n == VERBS_CHAIN))
 		verbs_ring(d);
