@@ -310,8 +310,9 @@ int verbs_port_open(const struct ibverbs *lib, const char *device, unsigned inde
 	int rc;
 
 	if (!list)
-		return error_set(err, errno == ENOSYS ? -ENODEV : -errno,
-				 "cannot list RDMA devices: %m");
+		return error_set(err, -ENODEV, "cannot list RDMA devices: %s",
+				 errno == ENOSYS ? "this kernel has none (/sys/class/infiniband)"
+						 : strerror(errno));
 	rc = device[0] ? open_named(lib, list, device, port, err)
 		       : open_active(lib, list, index, port, err);
 	lib->free_device_list(list);

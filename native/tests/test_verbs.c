@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The verbs transport by itself, between two ports of this machine: what each work request becomes, what
+ * a connection that breaks or is stopped leaves behind, what of an offer is refused. Exits 77 where there
+ * is no RDMA device with an active port.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "transport/verbs/verbs.h"
+#include "util/clock.h"
+
+#define MEM (4ull << 20)
+#define SECOND 1000000000ull
+#define MAX_ENDED 1024
+
+struct end {
+	struct domain *d;
+	struct conn *c;
+	struct offer offer;
+	uint8_t *mem;
+	uint64_t lkey, key;
+	unsigned take; /* messages at a time */
+
+	/* What was reported of the connection. */
+	unsigned imms, msgs, done, failed, dead, stopped, fenced;
+	int status[MAX_ENDED]; /* of work requests, by id; 1: not ended */
+	int dead_status;
+	uint8_t message[PG_MSG_MAX];
+	uint32_t message_len, imm;
+};
+
+static void open_end(struct end *e, unsigned index, const char *text)
+{
+	struct domain_options options = {
+		.device = "", .options = text, .index = index, .cpu = -1, .max_peers = 16
+	};
+	struct memory memory = { .len = MEM, .fd = -1 };
+	struct pg_error err = { 0 };
+
+	memset(e, 0, sizeof(*e));
+	e->take = 16;
+	/* With one device only, both ends are at its port. */
+	if (transport_verbs.open(&options, &e->d, &err)) {
+		options.index = 0;
+		if (transport_verbs.open(&options, &e->d, &err))
+			check_failed(__FILE__, __LINE__, err.text);
+	}
+	e->mem = memory.base = calloc(1, MEM);
+	CHECK(e->mem);
+	CHECK(transport_verbs.mr_reg(e->d, &memory, &e->lkey, &e->key, NULL) == 0);
+}
+
+static void close_end(struct end *e)
+{
+	transport_verbs.mr_dereg(e->d, e->lkey);
+	transport_verbs.close(e->d);
+	free(e->mem);
+}
+
+static void connect_ends(struct end *a, struct end *b)
+{
+	struct end *ends[2] = { a, b };
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct end *e = ends[i];
+
+		e->imms = e->msgs = e->done = e->failed = e->dead = e->stopped = e->fenced = 0;
+		for (unsigned k = 0; k < MAX_ENDED; k++)
+			e->status[k] = 1;
+		CHECK(transport_verbs.conn_open(e->d, &e->c, &e->offer, NULL) == 0);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		struct pg_error err = { 0 };
+
+		if (transport_verbs.conn_attach(ends[i]->c, &ends[!i]->offer, &err))
+			check_failed(__FILE__, __LINE__, err.text);
+	}
+}
+
+static void disconnect(struct end *a, struct end *b)
+{
+	transport_verbs.conn_close(a->c);
+	transport_verbs.conn_close(b->c);
+}
+
+static void take(struct end *e, const struct arrival *a)
+{
+	CHECK(a->kind == ARRIVAL_NIC || a->conn == e->c);
+	CHECK(!e->fenced || a->kind == ARRIVAL_DONE);
+	switch (a->kind) {
+	case ARRIVAL_IMM:
+		e->imms += a->count;
+		e->imm = a->imm;
+		break;
+	case ARRIVAL_MSG:
+		e->msgs++;
+		e->message_len = a->len;
+		memcpy(e->message, a->data, a->len);
+		break;
+	case ARRIVAL_DONE:
+		CHECK(!e->stopped && a->id < MAX_ENDED && e->status[a->id] == 1);
+		e->status[a->id] = a->status;
+		e->done += !a->status;
+		e->failed += !!a->status;
+		break;
+	case ARRIVAL_DEAD:
+		e->dead++;
+		e->dead_status = a->status;
+		break;
+	case ARRIVAL_STOPPED:
+		e->stopped++;
+		break;
+	case ARRIVAL_FENCED:
+		e->fenced++;
+		break;
+	default:
+		break;
+	}
+}
+
+static void poll_end(struct end *e)
+{
+	struct arrival arrivals[8];
+	unsigned n = transport_verbs.poll(e->d, arrivals, 8, e->take);
+
+	for (unsigned i = 0; i < n; i++)
+		take(e, &arrivals[i]);
+}
+
+#define UNTIL(a, b, condition) until(a, b, &(condition), __LINE__)
+
+/* Polls both until the number is not 0. */
+static void until(struct end *a, struct end *b, const unsigned *n, int line)
+{
+	uint64_t end = clock_ns() + 10 * SECOND;
+
+	while (!*n) {
+		poll_end(a);
+		poll_end(b);
+		if (clock_ns() > end)
+			check_failed(__FILE__, line, "it comes in time");
+	}
+}
+
+static void poll_for(struct end *a, struct end *b, uint64_t ns)
+{
+	uint64_t end = clock_ns() + ns;
+
+	while (clock_ns() < end) {
+		poll_end(a);
+		poll_end(b);
+	}
+}
+
+static void await_ended(struct end *a, struct end *b, unsigned n)
+{
+	uint64_t end = clock_ns() + 10 * SECOND;
+
+	while (a->done + a->failed < n) {
+		poll_end(a);
+		poll_end(b);
+		CHECK(clock_ns() < end);
+	}
+}
+
+static struct wr write_of(struct end *a, struct end *b, uint64_t id, uint64_t at, uint64_t len)
+{
+	return (struct wr){ .op = WR_WRITE_IMM,
+			    .imm = 7,
+			    .id = id,
+			    .src = a->mem + at,
+			    .len = len,
+			    .lkey = a->lkey,
+			    .raddr = (uintptr_t)b->mem + at,
+			    .rkey = b->key };
+}
+
+static int post(struct end *a, const struct wr *wr)
+{
+	int rc = transport_verbs.post(a->c, wr, 1, NULL);
+
+	transport_verbs.flush(a->c);
+	return rc;
+}
+
+/* ---- What goes well ---- */
+
+static void test_sizes(struct end *a, struct end *b)
+{
+	static const uint64_t sizes[] = { 0,    1,    8,       VERBS_INLINE,   VERBS_INLINE + 1,
+					  4096, 4097, 1000003, VERBS_MAX_WRITE };
+
+	connect_ends(a, b);
+	for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct wr wr = write_of(a, b, i, 100, sizes[i]);
+
+		memset(a->mem, (int)i + 1, MEM);
+		memset(b->mem, 0, MEM);
+		b->imms = 0;
+		CHECK_EQ(post(a, &wr), 1);
+		UNTIL(a, b, b->imms);
+		CHECK_EQ(b->imm, 7);
+		for (uint64_t at = 0; at < MEM; at++)
+			if (b->mem[at] != (at >= 100 && at < 100 + sizes[i] ? i + 1 : 0))
+				check_failed(__FILE__, __LINE__, "these bytes and no others");
+	}
+	await_ended(a, b, sizeof(sizes) / sizeof(sizes[0]));
+	CHECK_EQ(a->failed, 0);
+	disconnect(a, b);
+}
+
+static void test_messages(struct end *a, struct end *b)
+{
+	static const uint32_t sizes[] = { 0, 1, VERBS_INLINE, VERBS_INLINE + 1, PG_MSG_MAX };
+
+	connect_ends(a, b);
+	for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct wr wr = { .op = WR_SEND, .id = i, .src = a->mem, .len = sizes[i] };
+
+		memset(a->mem, (int)i + 1, PG_MSG_MAX);
+		b->msgs = 0;
+		CHECK_EQ(post(a, &wr), 1);
+		/* It is copied, or the device has it: the caller's may change once it has ended. */
+		UNTIL(a, b, b->msgs);
+		CHECK_EQ(b->message_len, sizes[i]);
+		CHECK(!memcmp(b->message, a->mem, sizes[i]));
+	}
+	disconnect(a, b);
+}
+
+/* A receiver that takes no messages holds no writes up, and none gets lost. */
+static void test_message_flood(struct end *a, struct end *b)
+{
+	unsigned sent = 0, n = 3 * VERBS_MSGS;
+	struct wr wr;
+	uint64_t end = clock_ns() + 10 * SECOND;
+
+	connect_ends(a, b);
+	b->take = 0;
+	for (; sent < n; sent++) {
+		wr = (struct wr){ .op = WR_SEND, .id = sent, .src = a->mem, .len = 100 };
+		for (unsigned tries = 0; post(a, &wr) != 1 && tries < 1000; tries++)
+			poll_for(a, b, 10000);
+		if (b->d && a->done + VERBS_MSG_WRS - VERBS_KEPT == sent)
+			break; /* all places are taken, and stay so */
+	}
+	CHECK(sent < n && b->msgs == 0);
+	wr = write_of(a, b, MAX_ENDED - 1, 0, 1000);
+	CHECK_EQ(post(a, &wr), 1);
+	UNTIL(a, b, b->imms);
+	b->take = 16;
+	while (b->msgs < n && clock_ns() < end) {
+		wr = (struct wr){ .op = WR_SEND, .id = sent, .src = a->mem, .len = 100 };
+		if (sent < n && post(a, &wr) == 1)
+			sent++;
+		poll_end(a);
+		poll_end(b);
+	}
+	CHECK_EQ(b->msgs, n);
+	disconnect(a, b);
+}
+
+/* More than there is room for waits; nothing is lost. */
+static void test_credit(struct end *a, struct end *b)
+{
+	unsigned n = 0, refused = 0;
+	uint64_t end = clock_ns() + 20 * SECOND;
+
+	connect_ends(a, b);
+	while (n < 1000) {
+		struct wr wrs[32];
+		int posted;
+
+		for (unsigned i = 0; i < 32; i++)
+			wrs[i] = write_of(a, b, n + i, 64 * i, 64);
+		posted = transport_verbs.post(a->c, wrs, n + 32 > 1000 ? 1000 - n : 32, NULL);
+		CHECK(posted > 0 || posted == -EAGAIN);
+		refused += posted < 0;
+		n += posted > 0 ? (unsigned)posted : 0;
+		transport_verbs.flush(a->c);
+		if (posted < 0) {
+			poll_end(a);
+			poll_end(b);
+		}
+		CHECK(clock_ns() < end);
+	}
+	await_ended(a, b, 1000);
+	CHECK(refused > 0 && a->failed == 0);
+	poll_for(a, b, 1000000);
+	CHECK_EQ(b->imms, 1000);
+	disconnect(a, b);
+}
+
+/* ---- What does not ---- */
+
+/* Memory that is not the peer's to give: the write fails for its own fault, what comes behind it may be
+ * sent elsewhere, and the connection is of no more use. */
+static void test_wrong_key(struct end *a, struct end *b)
+{
+	struct wr wr;
+
+	connect_ends(a, b);
+	wr = write_of(a, b, 0, 0, 100);
+	CHECK_EQ(post(a, &wr), 1);
+	await_ended(a, b, 1);
+	wr = write_of(a, b, 1, 0, 100);
+	wr.rkey ^= 0x5a5a5a;
+	CHECK_EQ(transport_verbs.post(a->c, &wr, 1, NULL), 1);
+	wr = write_of(a, b, 2, 0, 100);
+	CHECK_EQ(transport_verbs.post(a->c, &wr, 1, NULL), 1);
+	transport_verbs.flush(a->c);
+	await_ended(a, b, 3);
+	UNTIL(a, b, a->dead);
+	CHECK_EQ(a->status[0], 0);
+	CHECK_EQ(a->status[1], -EACCES);
+	CHECK_EQ(a->status[2], -ECONNABORTED);
+	CHECK_EQ(b->imms, 1);
+	CHECK_EQ(post(a, &wr), -ECONNABORTED);
+	disconnect(a, b);
+}
+
+/* Stopped in the middle: what was acknowledged has arrived, and after the fence nothing does. */
+static void test_stop_and_fence(struct end *a, struct end *b, unsigned polls)
+{
+	struct wr wrs[100];
+	unsigned arrived;
+
+	connect_ends(a, b);
+	for (unsigned i = 0; i < 100; i++)
+		wrs[i] = write_of(a, b, i, 4096ull * i, 4096);
+	CHECK_EQ(transport_verbs.post(a->c, wrs, 100, NULL), 100);
+	transport_verbs.flush(a->c);
+	for (unsigned i = 0; i < polls; i++) {
+		poll_end(a);
+		poll_end(b);
+	}
+	transport_verbs.conn_stop(a->c);
+	UNTIL(a, b, a->stopped);
+	CHECK_EQ(a->done + a->failed, 100);
+	transport_verbs.conn_stop(b->c);
+	UNTIL(a, b, b->stopped);
+	transport_verbs.conn_fence(a->c);
+	transport_verbs.conn_fence(b->c);
+	UNTIL(a, b, a->fenced);
+	UNTIL(a, b, b->fenced);
+	arrived = b->imms;
+	CHECK(arrived >= a->done && arrived <= 100);
+	for (unsigned i = 0; i < a->done; i++)
+		CHECK_EQ(a->status[i], 0); /* in order */
+	memset(b->mem, 0xaa, MEM);
+	poll_for(a, b, 5000000);
+	CHECK_EQ(b->imms, arrived);
+	for (uint64_t at = 0; at < MEM; at++)
+		CHECK_EQ(b->mem[at], 0xaa);
+	disconnect(a, b);
+}
+
+/* All room comes back, whatever was in flight; and a number that is given again is not mistaken. */
+static void test_closed_in_flight(struct end *a, struct end *b)
+{
+	const struct verbs_domain *d = verbs_domain(a->d);
+	uint32_t room = d->sends_left;
+	unsigned spare = d->n_spare;
+
+	for (unsigned i = 0; i < 50; i++) {
+		struct wr wr;
+
+		connect_ends(a, b);
+		for (unsigned k = 0; k < 40; k++) {
+			wr = write_of(a, b, k, 0, 4096);
+			CHECK_EQ(transport_verbs.post(a->c, &wr, 1, NULL), 1);
+		}
+		wr = (struct wr){ .op = WR_SEND, .id = 40, .src = a->mem, .len = 1000 };
+		CHECK_EQ(transport_verbs.post(a->c, &wr, 1, NULL), 1);
+		if (i % 2)
+			transport_verbs.flush(a->c);
+		if (i % 3)
+			poll_end(a);
+		if (i % 5)
+			poll_end(b);
+		disconnect(a, b);
+		CHECK_EQ(d->sends_left, room);
+		CHECK_EQ(d->n_spare, spare);
+	}
+	/* Receives, too. */
+	connect_ends(a, b);
+	for (unsigned i = 0; i < 2 * VERBS_MSGS; i++) {
+		struct wr wr = { .op = WR_SEND, .id = i, .src = a->mem, .len = 100 };
+
+		CHECK_EQ(post(a, &wr), 1);
+		await_ended(a, b, i + 1);
+	}
+	poll_for(a, b, 1000000);
+	CHECK_EQ(b->msgs, 2 * VERBS_MSGS);
+	disconnect(a, b);
+}
+
+/* ---- Offers ---- */
+
+static void refuse(struct end *a, const struct offer *offer, int status, const char *words)
+{
+	struct pg_error err = { 0 };
+	int rc = transport_verbs.conn_attach(a->c, offer, &err);
+
+	if (rc == status && strstr(err.text, words))
+		return;
+	fprintf(stderr, "%d: %s\n", rc, err.text);
+	check_failed(__FILE__, __LINE__, words);
+}
+
+static void test_offers(struct end *a, struct end *b)
+{
+	struct offer good, bad;
+	struct conn *theirs;
+
+	CHECK(transport_verbs.conn_open(a->d, &a->c, &a->offer, NULL) == 0);
+	CHECK(transport_verbs.conn_open(b->d, &theirs, &good, NULL) == 0);
+	bad = good;
+	bad.len--;
+	refuse(a, &bad, -EPROTO, "bytes");
+	bad = good;
+	bad.bytes[0]++; /* layout */
+	refuse(a, &bad, -EPROTO, "layout");
+	bad = good;
+	bad.bytes[6] ^= 1; /* partition */
+	refuse(a, &bad, -EHOSTUNREACH, "P_Key");
+	bad = good;
+	bad.bytes[24] = 9; /* MTU */
+	refuse(a, &bad, -EPROTO, "MTU");
+	bad = good;
+	bad.bytes[25] ^= 1; /* link layer */
+	refuse(a, &bad, -EHOSTUNREACH, "InfiniBand");
+	CHECK(transport_verbs.conn_attach(a->c, &good, NULL) == 0);
+	transport_verbs.conn_close(a->c);
+	transport_verbs.conn_close(theirs);
+}
+
+int main(void)
+{
+	struct pg_error err = { 0 };
+	struct pg_caps caps;
+	struct end a, b;
+
+	if (transport_verbs.query(&caps, &err)) {
+		printf("skipped: %s\n", err.text);
+		return 77;
+	}
+	open_end(&a, 0, "");
+	open_end(&b, 1, "imms=128");
+	test_sizes(&a, &b);
+	test_messages(&a, &b);
+	test_message_flood(&a, &b);
+	test_credit(&a, &b);
+	test_wrong_key(&a, &b);
+	for (unsigned polls = 0; polls <= 64; polls += 16)
+		test_stop_and_fence(&a, &b, polls);
+	test_closed_in_flight(&a, &b);
+	test_offers(&a, &b);
+	close_end(&a);
+	close_end(&b);
+	return 0;
+}
