@@ -110,6 +110,32 @@ static void test_fence(void)
 	close_all(&a, &b, &p);
 }
 
+/* What waits for visibility was posted, and cannot be taken back any more. */
+static void test_cancel(void)
+{
+	struct heard h = { .holds = 0 };
+	struct proxy p = { .pass = hear, .arg = &h };
+	uint8_t theirs[LEN] = { 0 };
+	struct side a, b;
+	int32_t sent, visible = 0;
+	pg_mr_t mr;
+	pg_rmr_t remote = open_all(&a, &b, &p, 1, theirs, LEN, &mr);
+	struct pg_op op = { .opcode = PG_OP_BARRIER,
+			    .imm = 3,
+			    .flags = PG_REMOTE_VISIBLE,
+			    .done.flag = &visible,
+			    .u.barrier = { .peers = &a.peer, .n = 1 } };
+
+	CHECK(pg_submit_single_write(a.g, LEN, PG_NO_IMM, a.mr, 0, remote, 0, 0, &sent, NULL) == 0);
+	CHECK_EQ(pg_submit(a.g, &op, 1, 0, NULL), 1);
+	turns(&a, NULL, &p, 5);
+	CHECK_EQ(visible, 0);
+	pg_cancel(a.g, &op.done);
+	CHECK_EQ(ends(&a, &b, &p, &visible), 1);
+	CHECK_EQ(side_value(&b, 3), 1);
+	close_all(&a, &b, &p);
+}
+
 /* Nor is a revoked region given back before. */
 static void test_revoke(void)
 {
@@ -300,6 +326,7 @@ int main(void)
 	test_unmapped(true);
 	CHECK(setenv("PGCTL_SHM_CMA", "0", 1) == 0);
 	test_fence();
+	test_cancel();
 	test_revoke();
 	test_lost(true);
 	test_lost(false);

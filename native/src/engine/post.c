@@ -350,7 +350,9 @@ bool op_post_whole(struct pg_group *g, struct op *op)
 	struct conn *c;
 	unsigned k;
 
-	if (peer_state(p) != PEER_UP || !p->usable || !caps->sync_post)
+	/* What is to linger has to show that it was posted, see op_unposted. */
+	if (peer_state(p) != PEER_UP || !p->usable || !caps->sync_post ||
+	    op->desc.flags & PG_REMOTE_VISIBLE)
 		return false;
 	if (op->desc.opcode == PG_OP_WRITE) {
 		if (rmr_state(op->rmr) != RMR_READY || !op->rmr->mapped ||
