@@ -274,6 +274,9 @@ static enum op_turn run_lane(struct pg_group *g, struct op *op, unsigned l)
 	int posted;
 
 	keep_usable(op, lane);
+	conn = op->peer->paths[lane->path].conn;
+	if (conn->full && op->desc.opcode != PG_OP_SEND)
+		return OP_BLOCKED;
 	n = cut(g, op, l, wrs, at);
 	if (n == 0) /* an immediate that waits for its payload: op_piece_ended comes back here */
 		return lane->next == lane->end || lane->inflight ? OP_POSTED : OP_BLOCKED;
@@ -281,7 +284,6 @@ static enum op_turn run_lane(struct pg_group *g, struct op *op, unsigned l)
 	posted = post(g, op, l, wrs, at, n, &err);
 	if (posted < 0)
 		return refused(g, op, lane->path, posted, &err);
-	conn = op->peer->paths[lane->path].conn;
 	lane->next = at[posted].next;
 	lane->within = at[posted].within;
 	op->deadline = 0;

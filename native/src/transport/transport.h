@@ -61,6 +61,9 @@ struct conn {
 	char note[128]; /* how it reaches memory, for people; set by conn_attach */
 	/* The longest WR to memory that is not mapped here, <= caps.max_write; by conn_attach. */
 	uint64_t max_unmapped;
+	/* The transport's: it is not worth while to post writes until this is false again. One that
+	 * never sets it refuses them one by one. */
+	bool full;
 };
 
 enum wr_op {

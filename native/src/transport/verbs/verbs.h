@@ -23,6 +23,7 @@
 #define VERBS_MSG_WRS 16
 #define VERBS_KEPT 2
 #define VERBS_SIGNAL 16 /* of so many writes one completes visibly; so does the last of a chain */
+#define VERBS_ROOM 32   /* a full queue takes writes again when there is room for so many */
 #define VERBS_CHAIN 32  /* work requests to one doorbell */
 #define VERBS_INLINE 48
 #define VERBS_SENDS 8192 /* work requests in flight on a NIC */
@@ -189,6 +190,12 @@ static inline struct verbs_conn *verbs_conn(struct conn *conn)
 static inline struct verbs_domain *conn_domain(const struct verbs_conn *c)
 {
 	return (struct verbs_domain *)c->conn.domain;
+}
+
+/* How many more work requests a queue takes. */
+static inline uint32_t verbs_room(const struct verbs_queue *q)
+{
+	return q->size - VERBS_KEPT - (q->posted - q->told);
 }
 
 /* Of a message: the first VERBS_MSGS are received into, the others sent from. */

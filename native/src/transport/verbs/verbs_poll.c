@@ -261,6 +261,8 @@ static void tell_ended(struct verbs_queue *q, struct room *room)
 		a->id = sent->id;
 		a->status = sent->status;
 	}
+	if (q->kind == QUEUE_WRITES && verbs_room(q) >= VERBS_ROOM)
+		q->conn->conn.full = false;
 }
 
 static bool all_told(const struct verbs_conn *c)

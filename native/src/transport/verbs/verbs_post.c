@@ -106,7 +106,7 @@ static bool chain_add(struct verbs_conn *c, struct verbs_queue *q, const struct 
 	struct ibv_send_wr *to;
 	struct ibv_sge *sge;
 
-	if (q->posted - q->told >= q->size - VERBS_KEPT || !d->sends_left)
+	if (!verbs_room(q) || !d->sends_left)
 		return false;
 	if (chain->queue && (chain->queue != q || chain->n == VERBS_CHAIN))
 		verbs_ring(d);
@@ -152,6 +152,8 @@ int verbs_post(struct conn *conn, const struct wr *wrs, unsigned n, struct pg_er
 			break;
 		posted++;
 	}
+	if (posted < n)
+		conn->full = verbs_room(&c->queues[QUEUE_WRITES]) < VERBS_ROOM;
 	return posted ? (int)posted : c->status ? -ECONNABORTED : -EAGAIN;
 }
 
