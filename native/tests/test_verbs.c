@@ -8,10 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "check.h"
 #include "transport/verbs/verbs.h"
 #include "util/clock.h"
+#include "util/cuda.h"
 
 #define MEM (4ull << 20)
 #define SECOND 1000000000ull
@@ -399,6 +401,59 @@ static void test_closed_in_flight(struct end *a, struct end *b)
 	disconnect(a, b);
 }
 
+/* ---- Memory of a GPU ---- */
+
+/* What the library says is in this process; it stands for that of the CUDA driver, with one allocation
+ * of "GPU memory", which is the host's. */
+static struct {
+	uint8_t *at;
+	uint64_t len;
+	bool exports;
+	unsigned exported;
+} fake_gpu;
+
+bool cuda_is_device_memory(const void *ptr)
+{
+	return fake_gpu.at && (const uint8_t *)ptr >= fake_gpu.at &&
+	       (const uint8_t *)ptr < fake_gpu.at + fake_gpu.len;
+}
+
+int cuda_dmabuf(const void *ptr, uint64_t len, uint64_t *offset, struct pg_error *err)
+{
+	CHECK(cuda_is_device_memory(ptr) && len <= fake_gpu.len);
+	if (!fake_gpu.exports) {
+		snprintf(err->text, sizeof(err->text), "the fake exports nothing");
+		return -EOPNOTSUPP;
+	}
+	*offset = (uint64_t)((const uint8_t *)ptr - fake_gpu.at);
+	fake_gpu.exported++;
+	return memfd_create("fake GPU memory", MFD_CLOEXEC);
+}
+
+/* DMA-BUF is tried first, then the address; if neither will do, both reasons are told. */
+static void test_gpu_memory(struct end *a)
+{
+	struct memory memory = { .len = 8192, .fd = -1 };
+	struct pg_error err = { 0 };
+	uint64_t lkey, key;
+
+	memory.base = fake_gpu.at = aligned_alloc(4096, 8192);
+	fake_gpu.len = 8192;
+	for (unsigned i = 0; i < 2; i++) {
+		fake_gpu.exports = i;
+		CHECK(transport_verbs.mr_reg(a->d, &memory, &lkey, &key, NULL) == 0);
+		transport_verbs.mr_dereg(a->d, lkey);
+	}
+	CHECK_EQ(fake_gpu.exported, 1);
+	free(fake_gpu.at);
+
+	memory.base = fake_gpu.at = (uint8_t *)4096; /* nobody can register that */
+	fake_gpu.exports = false;
+	CHECK(transport_verbs.mr_reg(a->d, &memory, &lkey, &key, &err) < 0);
+	CHECK(strstr(err.text, "the fake exports nothing") && strstr(err.text, "nvidia_peermem"));
+	fake_gpu.at = NULL;
+}
+
 /* ---- Offers ---- */
 
 static void refuse(struct end *a, const struct offer *offer, int status, const char *words)
@@ -460,6 +515,7 @@ int main(void)
 		test_stop_and_fence(&a, &b, polls);
 	test_closed_in_flight(&a, &b);
 	test_offers(&a, &b);
+	test_gpu_memory(&a);
 	close_end(&a);
 	close_end(&b);
 	return 0;

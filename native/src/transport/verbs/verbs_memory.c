@@ -2,9 +2,12 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "transport/verbs/verbs.h"
+#include "util/cuda.h"
 #include "util/error.h"
+#include "util/log.h"
 
 static int explain(const struct verbs_domain *d, uint64_t len, int code, struct pg_error *err)
 {
@@ -22,20 +25,77 @@ static int explain(const struct verbs_domain *d, uint64_t len, int code, struct 
 			 (unsigned long long)len, strerror(code));
 }
 
+static int access_of(const struct verbs_domain *d)
+{
+	return IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
+	       (d->options.relaxed ? IBV_ACCESS_RELAXED_ORDERING : 0);
+}
+
+static struct ibv_mr *reg_address(const struct verbs_domain *d, const struct memory *m)
+{
+	unsigned access = (unsigned)access_of(d);
+
+	if (access & IBV_ACCESS_OPTIONAL_RANGE)
+		return d->lib->reg_mr_iova2(d->pd, m->base, m->len, (uintptr_t)m->base, access);
+	return d->lib->reg_mr(d->pd, m->base, m->len, (int)access);
+}
+
+static struct ibv_mr *reg_dmabuf(const struct verbs_domain *d, const struct memory *m,
+				 struct pg_error *err)
+{
+	struct ibv_mr *mr = NULL;
+	uint64_t offset;
+	int fd;
+
+	if (!d->lib->reg_dmabuf_mr) {
+		error_set(err, -EOPNOTSUPP, "libibverbs is older than rdma-core 34");
+		return NULL;
+	}
+	fd = cuda_dmabuf(m->base, m->len, &offset, err);
+	if (fd < 0)
+		return NULL;
+	mr = d->lib->reg_dmabuf_mr(d->pd, offset, m->len, (uintptr_t)m->base, fd, access_of(d));
+	if (!mr)
+		error_set(err, -errno, "ibv_reg_dmabuf_mr: %s", strerror(errno));
+	close(fd);
+	return mr;
+}
+
+/* By DMA-BUF, which kernel, device and driver have to know; or by its address, for which a module
+ * (nvidia_peermem) has to translate. */
+static struct ibv_mr *reg_gpu(const struct verbs_domain *d, const struct memory *m,
+			      struct pg_error *err)
+{
+	struct pg_error dmabuf = { 0 };
+	struct ibv_mr *mr = reg_dmabuf(d, m, &dmabuf);
+	int code;
+
+	if (mr)
+		return mr;
+	mr = reg_address(d, m);
+	if (mr) {
+		log_info("%s: GPU memory by address, not by DMA-BUF: %s", d->domain.name,
+			 dmabuf.text);
+		return mr;
+	}
+	code = errno;
+	error_set(err, -code,
+		  "%s cannot register %llu bytes of GPU memory: by DMA-BUF: %s; by address: %s, is "
+		  "nvidia_peermem loaded?",
+		  d->domain.name, (unsigned long long)m->len, dmabuf.text, strerror(code));
+	errno = code;
+	return NULL;
+}
+
 int verbs_mr_reg(struct domain *domain, const struct memory *memory, uint64_t *lkey, uint64_t *key,
 		 struct pg_error *err)
 {
 	struct verbs_domain *d = verbs_domain(domain);
-	int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
-	struct ibv_mr *mr;
+	bool gpu = memory->fd < 0 && cuda_is_device_memory(memory->base);
+	struct ibv_mr *mr = gpu ? reg_gpu(d, memory, err) : reg_address(d, memory);
 
-	if (d->options.relaxed)
-		mr = d->lib->reg_mr_iova2(d->pd, memory->base, memory->len, (uintptr_t)memory->base,
-					  (unsigned)access | IBV_ACCESS_RELAXED_ORDERING);
-	else
-		mr = d->lib->reg_mr(d->pd, memory->base, memory->len, access);
 	if (!mr)
-		return explain(d, memory->len, errno, err);
+		return gpu ? -errno : explain(d, memory->len, errno, err);
 	*lkey = (uintptr_t)mr;
 	*key = mr->rkey;
 	return 0;
