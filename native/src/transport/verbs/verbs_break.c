@@ -9,7 +9,7 @@
 #include "util/log.h"
 
 /* A device that does not say that a queue pair takes no more receives is given this long. */
-#define STILL_NS 20000000ull
+#define STILL_NS 50000000ull
 
 /* ---- Queue pairs ---- */
 
