@@ -97,11 +97,20 @@ def copy(built, tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def pool():
+    from parties import Pool
+
+    it = Pool()
+    yield it
+    it.close()
+
+
 @pytest.fixture
-def world():
+def world(pool):
     """Makes parties, and closes them; see support/parties.py."""
     from parties import World
 
-    it = World()
+    it = World(pool)
     yield it
     it.close()

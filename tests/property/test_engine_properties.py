@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parties import World, pattern
+from parties import Pool, World, pattern
 
 from pgctl.engine import MrDesc, NetAddr, Pages, PgError, PgProtocol, TransferEngine
 
@@ -78,7 +78,7 @@ def test_a_damaged_descriptor_is_refused(engine, data):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_every_byte_lands_once_and_every_write_counts_once(ours, theirs, sizes, seed):
-    world = World()
+    world = World(Pool())
     try:
         a = world.party(nics=ours, progress="inline")
         b = world.party(nics=theirs, progress="inline")

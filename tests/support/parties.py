@@ -7,6 +7,7 @@ that started it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -204,15 +205,22 @@ class RemoteParty:
 class Process:
     """Another process that has parties. Its engines make progress while it has any."""
 
-    def __init__(self, env=None):
+    def __init__(self, host=None):
+        """host: the network namespace that it is in; None: ours."""
         ours, theirs = socket.socketpair()
+        there = ["ip", "netns", "exec", host] if host else []
         with theirs:
             self.child = subprocess.Popen(
-                [sys.executable, Path(__file__), str(theirs.fileno())],
+                [*there, sys.executable, Path(__file__), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env=os.environ | (env or {}),
             )
+        self.host = host
         self.pipe = Connection(ours.detach())
+        self.parties = 0
+
+    def begin(self, environ):
+        """A test's, whatever others have done here before."""
+        self.call(None, "begin", environ)
         self.parties = 0
 
     def party(self, **config):
@@ -223,6 +231,7 @@ class Process:
     def call(self, key, name, *args):
         self.pipe.send((key, name, args))
         if not self.pipe.poll(DEADLINE_S):
+            self.kill()  # what it says later would be taken for another answer
             raise TimeoutError(f"no answer to {name} from process {self.child.pid}")
         answer = self.pipe.recv()
         if isinstance(answer, Exception):
@@ -241,13 +250,62 @@ class Process:
         self.child.kill()
         self.child.wait()
 
-    def stop(self):
-        self.pipe.close()
+    @property
+    def killed(self):
+        return self.child.returncode is not None
+
+    def end(self):
+        """Close its parties."""
         self.resume()
+        self.call(None, "end")
+
+    def close(self):
+        self.pipe.close()
+        self.kill()
+
+
+class Pool:
+    """Processes that no test has now: to start one takes longer than most tests do."""
+
+    def __init__(self):
+        self.idle = []
+
+    def take(self, host, environ):
+        """Of this host if there is one, else a new one."""
+        process = next((each for each in self.idle if each.host == host), None)
+        if process:
+            self.idle.remove(process)
+        else:
+            process = Process(host)
+        process.begin(environ)
+        return process
+
+    def give_back(self, process):
+        if process.killed:
+            process.close()
+            return
         try:
-            self.child.wait(DEADLINE_S)
-        finally:
-            self.kill()
+            process.end()
+        except BaseException:
+            process.close()
+            raise
+        self.idle.append(process)
+
+    def close(self):
+        for process in self.idle:
+            process.close()
+        self.idle.clear()
+
+
+def begin(environ):
+    os.environ.clear()
+    os.environ.update(environ)
+
+
+def end(parties):
+    for party in parties:
+        party.close()
+    parties.clear()
 
 
 def serve(pipe):
@@ -262,6 +320,10 @@ def serve(pipe):
             try:
                 if name == "make":
                     answer = parties.append(Party(**args[0]))
+                elif name == "begin":
+                    answer = begin(*args)
+                elif name == "end":
+                    answer = end(parties)
                 else:
                     answer = getattr(parties[key], name)(*args)
             except (PgError, TypeError) as error:
@@ -275,12 +337,13 @@ def serve(pipe):
 class World:
     """The parties of one test."""
 
-    def __init__(self):
+    def __init__(self, pool):
+        self.pool = pool
         self.parties = []
         self.processes = []
 
-    def process(self, env=None):
-        self.processes.append(Process(env))
+    def process(self, env=None, host=None):
+        self.processes.append(self.pool.take(host, os.environ | (env or {})))
         return self.processes[-1]
 
     def party(self, **config):
@@ -308,10 +371,11 @@ class World:
         assert party.status(expectation) == 0
 
     def close(self):
-        for party in self.parties:
-            party.close()
-        for process in self.processes:
-            process.stop()
+        with contextlib.ExitStack() as stack:
+            for process in self.processes:
+                stack.callback(self.pool.give_back, process)
+            for party in self.parties:
+                stack.callback(party.close)
 
 
 if __name__ == "__main__":
