@@ -22,7 +22,8 @@ static const struct option known[] = {
 	{ "tc", AT(traffic_class), 0, 255, 0, "a traffic class" },
 	{ "sl", AT(service_level), 0, 15, 0, "a service level" },
 	{ "timeout", AT(timeout), 1, 31, 14, "x, for 4.096 us times 2 to the x" },
-	{ "retry", AT(retry), 0, 7, 7, "a number of retries" },
+	/* Of 7 Soft-RoCE makes a connection that never breaks. */
+	{ "retry", AT(retry), 0, 7, 6, "a number of retries" },
 	{ "rnr", AT(rnr), 0, 31, 5, "a code for a pause" },
 	{ "imms", AT(imms), 64, 32768, VERBS_IMMS, "receives to keep posted" },
 	{ "relaxed", AT(relaxed), 0, 1, 0, "1 or 0" },
