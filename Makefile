@@ -19,7 +19,7 @@ TEST_tsan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 TIME ?= 60
 MERGE_fuzz-merge := --merge
 
-.PHONY: help venv bench test soak test-c asan tsan fuzz fuzz-merge lint format wheel model bench-peers clean
+.PHONY: help venv bench test test-verbs soak test-c asan tsan fuzz fuzz-merge lint format wheel model bench-peers clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -29,8 +29,13 @@ venv: $(VENV)/.installed ## install pgctl and what it needs into .venv
 bench: venv ## measure writes between two local processes
 	pgctl bench write
 
-test: venv test-c asan tsan ## run every test: C, C under sanitizers, Python
-	pytest
+test: venv test-c asan tsan ## run every test: C, C under sanitizers, Python, those of verbs
+	pytest -m 'not rdma'
+	$(VENV)/bin/python tools/verbs_tests.py || [ $$? = 77 ] # it has said why
+
+test-verbs: venv build/test-c/build.ninja ## run the tests that need an RDMA device: here, or in a lab
+	meson compile -C build/test-c test_verbs
+	$(VENV)/bin/python tools/verbs_tests.py
 
 soak: venv ## run random programs: make soak TIME=600 [SEED=n] [IMPAIR=...]
 	$(VENV)/bin/python tests/model/soak.py --time $(or $(TIME),60) \

@@ -37,7 +37,11 @@ def pytest_generate_tests(metafunc):
         names = [way.name for way in known]
         if unknown := [name for name in REQUIRED if name not in names]:
             raise pytest.UsageError(f"PGCTL_REQUIRE: no transport is named {', '.join(unknown)}")
-        metafunc.parametrize("transport", known, ids=names, indirect=True)
+        marks = {"verbs": pytest.mark.rdma}
+        params = [
+            pytest.param(way, id=way.name, marks=marks.get(way.transport.name, ())) for way in known
+        ]
+        metafunc.parametrize("transport", params, indirect=True)
 
 
 @pytest.fixture

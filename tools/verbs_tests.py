@@ -1,0 +1,146 @@
+"""Run the tests that need an RDMA device: on this machine's, or on those of a lab.
+
+A lab is a folder whose run.sh starts a kernel with Soft-RoCE devices and runs a command in it:
+run.sh -t SECONDS -C FOLDER -l LAYOUT COMMAND. PGCTL_RDMA_LAB names it, or it lies beside the
+checkout. Exits 77 where there is neither; with PGCTL_REQUIRE=verbs that is a failure. That tests
+have run is read from what pytest wrote down of them, not from how it ended.
+
+With --ran nothing is run: it fails where tests could have been run, and have not been.
+"""
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BESIDE = ROOT.parent / "shared/rdma-lab"
+"""A lab beside the checkout."""
+REPORTS = ROOT / "build/verbs"
+LIMIT_S = 400
+"""Of a run: much more than it takes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tests that run together; on a lab, in a kernel of their own with this network."""
+
+    layout: str
+    tests: tuple[str, ...]
+
+    @property
+    def report(self) -> Path:
+        return REPORTS / f"{self.layout}.xml"
+
+    def command(self) -> list[str]:
+        python = Path(sys.prefix) / "bin/python"  # a lab has no PATH of ours
+        # What goes wrong on purpose does so above a transport, bounce buffers are of another one.
+        few = "not verbs+ and not bounce"
+        options = ["-q", "--color=no", "-p", "no:cacheprovider", "-m", "rdma", "-k", few]
+        return [str(python), "-m", "pytest", *options, f"--junit-xml={self.report}", *self.tests]
+
+
+HERE = Run("here", ("tests",))
+EVERY_TRANSPORT = ("tests/integration/test_conformance.py", "tests/integration/test_lifetimes.py")
+IN_A_LAB = (Run("four", (*EVERY_TRANSPORT, "tests/verbs")),)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tests are run, and which; no lab: on this machine."""
+
+    name: str
+    runs: tuple[Run, ...]
+    lab: Path | None = None
+
+
+def has_device() -> bool:
+    """Whether this machine has an RDMA device that we may use."""
+    if not any(Path("/sys/class/infiniband").glob("*")):
+        return False
+    for device in Path("/dev/infiniband").glob("uverbs*"):
+        with contextlib.suppress(OSError):
+            os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+            return True
+    return False
+
+
+def find() -> Place | None:
+    if has_device():
+        return Place("the RDMA devices of this machine", (HERE,))
+    named = os.environ.get("PGCTL_RDMA_LAB")
+    if named and not (Path(named) / "run.sh").exists():
+        sys.exit(f"verbs tests: PGCTL_RDMA_LAB={named} has no run.sh")
+    lab = Path(named) if named else BESIDE
+    return Place(f"the lab {lab}", IN_A_LAB, lab) if (lab / "run.sh").exists() else None
+
+
+def start(place: Place, run: Run) -> int:
+    """Its exit status."""
+    environ = {"PGCTL_REQUIRE": "verbs"}
+    if place.lab is None:
+        command = run.command()
+        return subprocess.run(command, cwd=ROOT, env=os.environ | environ, check=False).returncode
+    environ["PGCTL_LAB"] = run.layout
+    words = [*(f"{name}={value}" for name, value in environ.items()), *run.command()]
+    lab = [str(place.lab / "run.sh"), "-t", str(LIMIT_S), "-C", str(ROOT), "-l", run.layout]
+    return subprocess.run([*lab, shlex.join(["exec", "env", *words])], check=False).returncode
+
+
+def run_all(place: Place) -> None:
+    if place.lab:
+        packages = [ROOT / "tools/system-packages", "tests/verbs/system-packages.txt"]
+        subprocess.run(packages, check=True)
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    for run in place.runs:
+        run.report.unlink(missing_ok=True)
+        print(f"verbs tests: {run.layout}, on {place.name}", flush=True)
+        begun = time.monotonic()
+        status = start(place, run)
+        print(f"verbs tests: {run.layout} took {time.monotonic() - begun:.0f} s", flush=True)
+        if status:
+            sys.exit(f"verbs tests: {run.layout} failed ({status})")
+
+
+def passed(run: Run) -> int:
+    """How many tests have; 0 as well if one failed."""
+    try:
+        suites = list(ET.parse(run.report).getroot().iter("testsuite"))
+    except (OSError, ET.ParseError):
+        return 0
+
+    def count(name: str) -> int:
+        return sum(int(suite.get(name, 0)) for suite in suites)
+
+    failed = count("failures") + count("errors")
+    return 0 if failed else count("tests") - count("skipped")
+
+
+def check(place: Place) -> None:
+    for run in place.runs:
+        if not passed(run):
+            sys.exit(f"verbs tests: there is {place.name}, but no test of {run.layout} has passed")
+    print(f"verbs tests: {sum(map(passed, place.runs))} passed, on {place.name}")
+
+
+def main(only_check: bool) -> None:
+    place = find()
+    if place is None:
+        missing = "no RDMA device in /dev/infiniband that can be opened, and no lab in"
+        print(
+            f"verbs tests: skipped: {missing} PGCTL_RDMA_LAB or {BESIDE}: see docs/verbs.md",
+            file=sys.stderr,
+        )
+        sys.exit(1 if "verbs" in os.environ.get("PGCTL_REQUIRE", "").split(",") else 77)
+    if not only_check:
+        run_all(place)
+    check(place)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] == ["--ran"])
