@@ -47,7 +47,10 @@ class Run:
 
 HERE = Run("here", ("tests",))
 EVERY_TRANSPORT = ("tests/integration/test_conformance.py", "tests/integration/test_lifetimes.py")
-IN_A_LAB = (Run("four", (*EVERY_TRANSPORT, "tests/verbs")),)
+IN_A_LAB = (
+    Run("four", (*EVERY_TRANSPORT, "tests/verbs", "--ignore=tests/verbs/nodes")),
+    Run("nodes", ("tests/verbs/nodes",)),
+)
 
 
 @dataclass(frozen=True)

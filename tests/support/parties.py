@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from lab import there
+from rounds import Reader, Writer
 
 from pgctl.engine import MrDesc, PgError, TransferEngine
 
@@ -132,6 +134,18 @@ class Party:
         self.flow.dst.close()
         self.flow = None
 
+    def start_rounds(self, desc, places, length):
+        """Write to a peer that reads rounds; see rounds.py."""
+        dst = self.engine.import_mr(desc)
+        self.flow = Writer(self.engine, self.peers[0], dst, places, length)
+
+    def read_rounds(self, region, places):
+        self.flow = Reader(self.engine, self.peers[0], self.regions[region], places)
+
+    def rounds(self):
+        """How many were done at the place that is the least far, and what went wrong."""
+        return min(self.flow.n), self.flow.failures
+
     def fence(self, peer=0):
         self.expected.append(self.engine.fence(self.peers[peer]))
         return len(self.expected) - 1
@@ -143,6 +157,16 @@ class Party:
             (event.kind, self.peers.index(event.peer), str(event.error or ""))
             for event in self.events(*kinds)
         ]
+
+    def nic_news(self, kind):
+        """Which NICs are "nic_up" or "nic_down"."""
+        return [event.nic for event in self.events(kind)]
+
+    def stats(self):
+        return self.engine.stats()
+
+    def info(self, peer=0):
+        return self.peers[peer].info()
 
     def connections(self, peer=0):
         return self.peers[peer].connections()
@@ -206,14 +230,11 @@ class Process:
     """Another process that has parties. Its engines make progress while it has any."""
 
     def __init__(self, host=None):
-        """host: the network namespace that it is in; None: ours."""
+        """host: of lab.py."""
         ours, theirs = socket.socketpair()
-        there = ["ip", "netns", "exec", host] if host else []
+        command = [sys.executable, str(Path(__file__)), str(theirs.fileno())]
         with theirs:
-            self.child = subprocess.Popen(
-                [*there, sys.executable, Path(__file__), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-            )
+            self.child = subprocess.Popen(there(host, *command), pass_fds=[theirs.fileno()])
         self.host = host
         self.pipe = Connection(ours.detach())
         self.parties = 0
