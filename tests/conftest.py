@@ -64,6 +64,9 @@ def pytest_runtest_makereport(item):
 
 
 def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            terminalreporter.line(f"{name}: {value}")
     counts = {}
     for outcome in ("passed", "skipped", "failed", "error"):
         for report in terminalreporter.getreports(outcome):

@@ -961,7 +961,7 @@ UNEQUAL = [
 @pytest.mark.parametrize("unequal", UNEQUAL, ids=lambda pair: f"{len(pair[0])}x{len(pair[1])}")
 def test_shares_follow_the_speeds_on_both_sides(meet, place, unequal):
     m = meet(place, nics=unequal)
-    size, n = 64 * m.caps.split_min, 40
+    size, n = 64 * m.caps.split_min, 12
     src, (_, dst) = m.source(size), m.sink(size)
     m.world.finish(*(m.a.engine.submit_single_write(size, IMM, src, dst) for _ in range(n)))
     m.counted(n)

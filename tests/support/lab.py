@@ -18,12 +18,8 @@ def on(host, *words):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def devices(host=None):
-    return on(host, "ls", "/sys/class/infiniband").split()
-
-
-def state(device, host=None):
-    return on(host, "cat", f"/sys/class/infiniband/{device}/ports/1/state").strip()
+def state(device):
+    return on(None, "cat", f"/sys/class/infiniband/{device}/ports/1/state").strip()
 
 
 @contextlib.contextmanager
@@ -34,6 +30,15 @@ def down(netdev, host=None):
         yield
     finally:
         on(host, "ip", "link", "set", netdev, "up")
+
+
+@contextlib.contextmanager
+def mtu(netdev, meanwhile, usual):
+    on(None, "ip", "link", "set", netdev, "mtu", str(meanwhile))
+    try:
+        yield
+    finally:
+        on(None, "ip", "link", "set", netdev, "mtu", str(usual))
 
 
 @contextlib.contextmanager

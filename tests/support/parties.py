@@ -330,10 +330,9 @@ def end(parties):
 
 
 def serve(pipe):
-    parties = []
+    parties, turn = [], 0
     while True:
-        open_ones = [party for party in parties if not party.engine.closed]
-        if pipe.poll(0 if open_ones else None):
+        if pipe.poll(0 if any(not party.engine.closed for party in parties) else None):
             try:
                 key, name, args = pipe.recv()
             except EOFError:
@@ -350,9 +349,10 @@ def serve(pipe):
             except (PgError, TypeError) as error:
                 answer = error
             pipe.send(answer)
-        else:
-            for party in open_ones:
-                party.progress()
+        else:  # of a crowd one at a time, so that questions do not wait for all
+            turn = (turn + 1) % len(parties)
+            if not parties[turn].engine.closed:
+                parties[turn].progress()
 
 
 class World:

@@ -1,15 +1,9 @@
 """Two hosts with two rails: n0 has rxe0, rxe1 over a0, a1, and n1 has rxe2, rxe3 over b0, b1."""
 
 import pytest
-
-from pgctl.engine import GroupConfig, NicConfig
+from nics import group
 
 PLACES, LENGTH = 6, 192 << 10
-
-
-def group(names, options):
-    nics = [NicConfig(transport="verbs", device=name, options=options) for name in names]
-    return [GroupConfig(nics=nics, progress="inline")]
 
 
 class Hosts:
@@ -19,7 +13,7 @@ class Hosts:
         self.world = world
         self.processes = [world.process(host=host) for host in ("n0", "n1")]
         self.a, self.b = self.parties = [
-            process.party(groups=group(names, options), **config)
+            process.party(**group(names, options), **config)
             for process, names in zip(self.processes, devices, strict=True)
         ]
         self.a.know(self.b.address())
