@@ -2,7 +2,7 @@
 
 An error names the file, the line, the key and what was expected there.
 
-`gates` and the rest of `fabric` are for the commands that measure; here they are only let through.
+`gates` are for the commands that measure; here they are only let through.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from pgctl.units import parse_size
+from pgctl.units import RDMA_MTUS, parse_pkey, parse_size
 
 if TYPE_CHECKING:
     from yaml import MappingNode, Node
@@ -48,6 +48,10 @@ class Profile:
     expect: Expect = field(default_factory=Expect)
     severities: Mapping[str, Severity] = field(default_factory=dict)
     """By check, how bad it is when what it wants is not so."""
+    transport: str = ""
+    """What benchmarks go over; empty: they choose."""
+    verbs: Mapping[str, int] = field(default_factory=dict)
+    """Options of RDMA devices, where benchmarks go over those."""
 
 
 def _count(text: str) -> int:
@@ -82,6 +86,21 @@ def _word(text: str) -> str:
     return text
 
 
+def _up_to(most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+            raise ValueError(f"a whole number up to {most}")
+        return int(text)
+
+    return parse
+
+
+def _mtu(text: str) -> int:
+    if text not in map(str, RDMA_MTUS):
+        raise ValueError(f"one of {', '.join(map(str, RDMA_MTUS))}")
+    return int(text)
+
+
 _EXPECT: dict[str, Callable[[str], Any]] = {
     "gpus": _count,
     "nics": _count,
@@ -98,7 +117,15 @@ _FABRIC: dict[str, Callable[[str], Any]] = {
     **{name: _EXPECT[name] for name in ("nics_per_gpu", "link_gbit_s", "mtu")},
     "transport": _word,
 }
-_PARTS = ("extends", "fabric", "expect", "checks", "gates")
+_VERBS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("gid_index", "traffic_class"), _up_to(255)),
+    "service_level": _up_to(15),
+    "mtu": _mtu,
+    "pkey": parse_pkey,
+    "timeout": _up_to(31),
+    "retry": _up_to(7),
+}
+_PARTS = ("extends", "fabric", "verbs", "expect", "checks", "gates")
 
 
 def load_profile(path: str, checks: Collection[str]) -> Profile:
@@ -129,7 +156,12 @@ def _load(path: Path, checks: Collection[str], above: tuple[Path, ...]) -> Profi
     severities = source.values(parts, "checks", dict.fromkeys(checks, _severity))
     if "gates" in parts and _kind(parts["gates"]) != "sequence":
         source.fail(parts["gates"], "gates", "a list")
-    return Profile(replace(base.expect, **expect), {**base.severities, **severities})
+    return Profile(
+        replace(base.expect, **expect),
+        {**base.severities, **severities},
+        fabric.get("transport", base.transport),
+        {**base.verbs, **source.values(parts, "verbs", _VERBS)},
+    )
 
 
 def _severity(text: str) -> Severity:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 _SIZE = re.compile(r"([0-9]+)([KMG]?)", re.IGNORECASE)
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+RDMA_MTUS = (256, 512, 1024, 2048, 4096)
+"""Bytes of a packet, without headers."""
 _SIGNIFICANT = 3
 _MOST_DECIMALS = 5
 
@@ -33,6 +35,15 @@ def parse_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def parse_pkey(text: str) -> int:
+    """The key of a partition: 0x8001. Raises ValueError, which says what it should be."""
+    match = re.fullmatch(r"0[xX]([0-9a-fA-F]{1,4})", text.strip())
+    key = int(match[1], 16) if match else 0
+    if not key & 0x7FFF:
+        raise ValueError("a partition key: write 0x8001")
+    return key
+
+
 def format_size(size: int) -> str:
     """The shortest text that parse_size reads as `size`."""
     for suffix in "GMK":
@@ -54,6 +65,14 @@ def format_number(value: float) -> str:
         if abs(value) * 10**decimals >= 10 ** (_SIGNIFICANT - 1) - 0.5:
             return f"{value:.{decimals}f}"
     return f"{value:.{_MOST_DECIMALS}f}"
+
+
+def format_bytes(count: int) -> str:
+    """An amount of data, in decimal units."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{format_number(count / factor)} {unit}"
+    return f"{count} B"
 
 
 def align_points(texts: Iterable[str]) -> list[str]:

@@ -1,31 +1,167 @@
-"""Which transport carries the benchmark, and why that one."""
+"""Which transport carries the benchmark, over which NICs of whom, and why that one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from pgctl.engine.config import transports
+from pgctl.bench.spec import ALL_NAMED, RDMA, Spec
+from pgctl.engine.config import GroupConfig, NicConfig, Progress, impairment_of, transports
+from pgctl.hardware.facts import read_facts
+from pgctl.hardware.groups import MOST_NICS
+from pgctl.hardware.selection import Selection, SelectionError
 
 
 class NoTransportError(RuntimeError):
-    """None of those that may be used runs between these hosts."""
+    """None of those that may be used runs between these hosts, or not over so many NICs."""
 
 
-def choose(asked: str, hosts: Sequence[str]) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A port that can carry the benchmark."""
+
+    name: str
+    pci: str | None
+    gbit_s: float
+    """0: unknown, or that of an interface which a Soft-RoCE device stands on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What a rank finds on its host."""
+
+    host: str
+    refusals: Mapping[str, str]
+    """By transport of the build, why it cannot run here; empty: it can."""
+    devices: tuple[Device, ...]
+    """Those that are meant, in the order of their PCI addresses."""
+    unnamed: str = ""
+    """Why that are none: what names them names nothing."""
+
+    def of(self, names: Sequence[str]) -> list[Device]:
+        """Those of these names; a lane of shared memory is one without an address."""
+        known = {device.name: device for device in self.devices}
+        return [known.get(name, Device(name, None, 0.0)) for name in names]
+
+
+def own_equipment(spec: Spec) -> Equipment:
+    host = socket.gethostname()
+    refusals = {transport.name: transport.reason for transport in transports()}
+    if spec.transport not in ("auto", RDMA) or refusals.get(RDMA) != "":
+        return Equipment(host, refusals, ())
+    try:
+        return Equipment(host, refusals, _devices(spec.nic_names))
+    except SelectionError as error:
+        return Equipment(host, refusals, (), str(error))
+
+
+def choose(spec: Spec, ranks: Sequence[Equipment]) -> tuple[str, str]:
     """The name of a transport, and why it is that one. Raises NoTransportError."""
+    hosts = [rank.host for rank in ranks]
     refusals = []
-    for transport in transports():
-        if asked not in ("auto", transport.name):
+    for name in ranks[0].refusals:
+        if spec.transport not in ("auto", name):
             continue
-        refusal = transport.reason or _too_far(transport.name, hosts)
+        refusal = _too_far(name, hosts) or _refused(name, ranks)
         if not refusal:
-            reason = "all ranks are on this host" if asked == "auto" else f"--transport {asked}"
-            return transport.name, reason
-        refusals.append(f"{transport.name}: {refusal}")
-    raise NoTransportError("; ".join(refusals) or f"this build has no transport {asked!r}")
+            apart = f"the ranks are on {len(set(hosts))} hosts"
+            near = "all ranks are on this host" if len(set(hosts)) == 1 else apart
+            return name, spec.transport_why or near
+        refusals.append(f"{name}: {refusal}")
+    raise NoTransportError("; ".join(refusals) or f"this build has no transport {spec.transport!r}")
+
+
+def deal(transport: str, spec: Spec, ranks: Sequence[Equipment]) -> list[tuple[str, ...]]:
+    """The NICs of every rank. Raises NoTransportError, SelectionError.
+
+    Ranks of one host get different devices, one after the other, as long as there are any; then it
+    begins again. Who is to use all that are named uses all of them, whoever else does.
+    """
+    counts = spec.nics(len(ranks))
+    if transport != RDMA:
+        return [tuple(f"{transport}{i}" for i in range(count)) for count in counts]
+    dealt: dict[tuple[str, ...], int] = {}
+    hands = []
+    for rank, (mine, count) in enumerate(zip(ranks, counts, strict=True)):
+        if mine.unnamed:
+            raise SelectionError("nics", mine.unnamed)
+        names = tuple(device.name for device in mine.devices)
+        wanted = len(names) if count == ALL_NAMED else count
+        if not 0 < wanted <= min(len(names), MOST_NICS):
+            raise NoTransportError(_not_so_many(rank, mine.host, wanted, names))
+        first = dealt.get((mine.host, *names), 0)
+        dealt[mine.host, *names] = first + wanted
+        hands.append(tuple(names[(first + i) % len(names)] for i in range(wanted)))
+    return hands
+
+
+def link_gbyte_s(devices: Sequence[Device]) -> float | None:
+    """Of a rank's NICs together; None: not known of all."""
+    rates = [device.gbit_s for device in devices]
+    return sum(rates) / 8 if all(rates) else None
+
+
+def lanes(transport: str, hands: Sequence[Sequence[str]]) -> list[int]:
+    """By rank, how many threads could move its bytes. A device does that by itself."""
+    return [1 if transport == RDMA else len(hand) for hand in hands]
+
+
+def options(transport: str, spec: Spec) -> str:
+    """Those that its NICs are given. A profile may have some for a transport that is not used."""
+    return spec.nic_options if transport == RDMA else ""
+
+
+def group(
+    rank: int, transport: str, nics: Sequence[str], progress: Progress, spec: Spec
+) -> GroupConfig:
+    """The DomainGroup of a rank."""
+    given = options(transport, spec)
+    return GroupConfig(
+        nics=[NicConfig(transport=transport, device=nic, options=given) for nic in nics],
+        progress=progress,
+        impair=impairment_of(rank, spec.impair),
+        impair_seed=spec.seed,
+    )
+
+
+def _devices(names: str) -> tuple[Device, ...]:
+    """Ports that are up and speak RC: neither iWARP nor EFA."""
+    facts = read_facts(selection=Selection(nics=names))
+    speak = {
+        (port.device, port.number)
+        for port in facts.ports
+        if port.roce or port.link_layer.value == "InfiniBand"
+    }
+    return tuple(
+        Device(nic.name, nic.pci, (nic.gbit_s.value or 0.0) if nic.pci else 0.0)
+        for nic in facts.nics
+        if nic.active is not False and (nic.device, nic.port) in speak
+    )
 
 
 def _too_far(name: str, hosts: Sequence[str]) -> str:
     if name == "shm" and len(set(hosts)) > 1:
         return f"it does not leave a host, and the ranks are on {', '.join(sorted(set(hosts)))}"
     return ""
+
+
+def _refused(name: str, ranks: Sequence[Equipment]) -> str:
+    """By the host of any rank."""
+    here = ranks[0].host
+    for rank in ranks:
+        refusal = rank.refusals.get(name, "this build does not have it")
+        if refusal:
+            return refusal if rank.host == here else f"{refusal} (on {rank.host})"
+    return ""
+
+
+def _not_so_many(rank: int, host: str, count: int, names: Sequence[str]) -> str:
+    if not names:
+        return f"{RDMA}: no port of {host} is up and speaks RC: pgctl probe says why"
+    if count > MOST_NICS:
+        return (
+            f"rank {rank} has at most {MOST_NICS} NICs, and {count} are meant: "
+            f"{', '.join(names)}; say how many each uses with --nics-per-rank"
+        )
+    return f"rank {rank} is to have {count} NICs, and {host} has {len(names)}: {', '.join(names)}"

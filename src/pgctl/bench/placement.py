@@ -32,14 +32,14 @@ class Placement:
     """That move this rank's bytes: lanes that their caller drives take turns on one."""
 
 
-def decide(seats: Sequence[Seat], progress: Progress, nics: Sequence[int]) -> list[Placement]:
+def decide(seats: Sequence[Seat], progress: Progress, lanes: Sequence[int]) -> list[Placement]:
     """By rank. A pure function of what all ranks know.
 
     Workers and lanes are threads that need cores of their own, so that ranks are pinned only where
     all of their host make progress inline. A launcher that has bound them already is left alone.
     """
-    modes = [_mode(progress, n) for n in nics]
-    threads = [1 if mode == "inline" else n for mode, n in zip(modes, nics, strict=True)]
+    modes = [_mode(progress, n) for n in lanes]
+    threads = [1 if mode == "inline" else n for mode, n in zip(modes, lanes, strict=True)]
     places = []
     for rank, mine in enumerate(seats):
         neighbours = [i for i, seat in enumerate(seats) if seat.host == mine.host]
@@ -71,10 +71,10 @@ def wait_mode(placement: Placement) -> int:
     return loops.YIELD if placement.crowded else loops.SPIN
 
 
-def _mode(progress: Progress, nics: int) -> Progress:
-    """Of a rank with so many NICs."""
+def _mode(progress: Progress, lanes: int) -> Progress:
+    """Of a rank with so many."""
     if progress == "auto":
-        return "inline" if nics == 1 else "worker"
+        return "inline" if lanes == 1 else "worker"
     return progress
 
 

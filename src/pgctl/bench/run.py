@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pgctl.bench import fabric, placement
+from pgctl.bench import fabric, placement, wire
 from pgctl.bench.session import Session
 from pgctl.bench.spec import Spec
 from pgctl.bench.sweep import Sweep
 from pgctl.cluster import Cluster
-from pgctl.report.record import Fabric, Finding, Nic, Record, Run, nic_names
+from pgctl.report.record import Fabric, Finding, Nic, Record, Run
 
 _PACKAGES = ("pgctl", "numpy")
 
@@ -46,10 +46,11 @@ class Benchmark:
     def record(self, error: str | None = None) -> Record:
         """What is known so far. error: why it is not everything."""
         sweep = self._sweep
-        findings = tuple(_corrupted(where) for where in sweep.wrong) if sweep else ()
+        wrong = sweep.wrong if sweep else ()
+        findings = (*map(_corrupted, wrong), *wire.findings(self._fabric.ports))
         return Record(
             command=self._spec.command,
-            verdict="error" if error else "fail" if findings else "pass",
+            verdict="error" if error else "fail" if wrong else "pass",
             run=Run(
                 argv=tuple(self._argv),
                 started=self._started.isoformat(timespec="seconds"),
@@ -71,11 +72,13 @@ class Benchmark:
 
 
 def outline(spec: Spec, ranks: int, argv: Sequence[str]) -> Record:
-    """What `ranks` ranks on this host would do. Raises fabric.NoTransportError."""
+    """What `ranks` ranks on this host would do. Raises fabric.NoTransportError, SelectionError."""
     host = socket.gethostname()
-    nics = spec.nics(ranks)
-    places = placement.decide([placement.own_seat(host)] * ranks, spec.progress, nics)
-    transport, why = fabric.choose(spec.transport, [host])
+    equipment = [fabric.own_equipment(spec)] * ranks
+    transport, why = fabric.choose(spec, equipment)
+    hands = fabric.deal(transport, spec, equipment)
+    lanes = fabric.lanes(transport, hands)
+    places = placement.decide([placement.own_seat(host)] * ranks, spec.progress, lanes)
     return Record(
         command=spec.command,
         verdict="skip",
@@ -92,10 +95,11 @@ def outline(spec: Spec, ranks: int, argv: Sequence[str]) -> Record:
         fabric=Fabric(
             transport,
             why,
-            tuple(Nic(name, None, 0.0) for name in nic_names(transport, nics[0])),
-            nics_per_rank=nics,
+            tuple(Nic(nic.name, nic.pci, nic.gbit_s) for nic in equipment[0].of(hands[0])),
+            nics_by_rank=tuple(hands),
             progress=tuple(place.progress for place in places),
             impair=spec.impair,
+            options=fabric.options(transport, spec),
         ),
     )
 

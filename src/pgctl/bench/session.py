@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from pgctl.bench import fabric, loops, placement
+from pgctl.bench.fabric import Device, Equipment
 from pgctl.bench.loops import CACHELINE_BYTES, Background, Loops, post_receives
 from pgctl.bench.placement import Seat
 from pgctl.bench.spec import MESSAGE_MAX, Spec
 from pgctl.cluster import Cluster
 from pgctl.engine import MemoryRegion, Peer, RemoteRegion, TransferEngine
-from pgctl.engine.config import impairment_of, uniform
-from pgctl.report.record import Fabric, Nic, nic_names
+from pgctl.report.record import Fabric, Nic, Port
 
 RECEIVES = 256
 """Buffers for messages. A sender that finds none waits."""
@@ -52,25 +52,24 @@ class Session:
         self.rank, self.size = ranks.rank, ranks.size
         mine = placement.own_seat(socket.gethostname())
         self.seats = [Seat(host, tuple(cpus)) for host, cpus in self.share([mine.host, mine.cpus])]
-        nics = spec.nics(self.size)
-        self.places = placement.decide(self.seats, spec.progress, nics)
+        equipment = self._everybodys(fabric.own_equipment(spec))
+        self.transport, self._why = fabric.choose(spec, equipment)
+        self.hands = fabric.deal(self.transport, spec, equipment)
+        """The NICs of every rank."""
+        self.devices = [has.of(hand) for has, hand in zip(equipment, self.hands, strict=True)]
+        """What they are."""
+        self.nics = self.hands[self.rank]
+        lanes = fabric.lanes(self.transport, self.hands)
+        self.places = placement.decide(self.seats, spec.progress, lanes)
         self.placement = self.places[self.rank]
         placement.take(self.placement)
-        hosts = [seat.host for seat in self.seats]
-        self.transport, self._why = fabric.choose(spec.transport, hosts)
-        self.nics = nic_names(self.transport, nics[self.rank])
-        self.engine = TransferEngine(
-            [
-                uniform(
-                    nics[self.rank],
-                    self.transport,
-                    self.placement.progress,
-                    impairment_of(self.rank, spec.impair),
-                    spec.seed,
-                )
-            ]
-        )
+        group = fabric.group(self.rank, self.transport, self.nics, self.placement.progress, spec)
+        self.engine = TransferEngine([group])
+        self.maps_peer = self.engine.limits().caps.maps_peer
+        """Regions of other ranks can be seen here."""
         self._at_start = self.counters()
+        self.ports: tuple[Port, ...] = ()
+        """What NICs have counted; known at the end."""
         self.peers: dict[int, Peer] = {}
         self.loops = Loops(self.engine.group, placement.wait_mode(self.placement))
 
@@ -100,14 +99,20 @@ class Session:
             }
             for peer in self.peers.values():
                 peer.connect(self.limit_s())
-            mapped = self.spec.memory == "engine"
-            allocate = self._engine_memory if mapped else self._program_memory
+            engines = self.spec.memory == "engine"
+            allocate = self._engine_memory if engines else self._program_memory
             self.source = allocate(span)
-            self.sinks = self._memory(allocate(span), mapped)
-            self.lines = self._memory(self._engine_memory(CACHELINE_BYTES), True)
+            self.sinks = self._memory(allocate(span), engines and self.maps_peer)
+            self.lines = self._memory(self._engine_memory(CACHELINE_BYTES), self.maps_peer)
             if self.spec.operation == "send":
                 post_receives(self.engine.group, MESSAGE_MAX, RECEIVES)
             self.meet()
+
+    def _everybodys(self, own: Equipment) -> list[Equipment]:
+        return [
+            Equipment(host, refusals, tuple(Device(*device) for device in devices), unnamed)
+            for host, refusals, devices, unnamed in self.share(astuple(own))
+        ]
 
     def _engine_memory(self, size: int) -> MemoryRegion:
         return self.engine.alloc_mr(size, prefault=True)
@@ -158,9 +163,14 @@ class Session:
         return Fabric(
             transport=self.transport,
             why=self._why,
-            nics=tuple(Nic(nic, None, 0.0, delta[nic]) for nic in self.nics),
+            nics=tuple(
+                Nic(device.name, device.pci, device.gbit_s, delta[device.name])
+                for device in self.devices[self.rank]
+            ),
             path=self.peers[min(self.peers)].info().path if self.peers else "",
-            nics_per_rank=self.spec.nics(self.size),
+            nics_by_rank=tuple(self.hands),
             progress=tuple(place.progress for place in self.places),
             impair=self.spec.impair,
+            options=fabric.options(self.transport, self.spec),
+            ports=self.ports,
         )

@@ -15,6 +15,10 @@ WINDOW_BYTES = 8 << 20
 PAGED_BYTES = 16 << 20
 """Pages of one operation, unless --pages says how many."""
 PAGES_MAX = 4096
+RDMA = "verbs"
+"""The transport whose NICs are RDMA devices, which names and options are of."""
+ALL_NAMED = 0
+"""As a number of NICs: as many as are named."""
 
 DEFAULT_SECONDS = 0.1
 """Per size and measurement, over all cycles."""
@@ -39,8 +43,14 @@ class Spec:
     pages: int | None = None
     memory: Literal["engine", "registered"] = "engine"
     transport: str = "auto"
+    transport_why: str = ""
+    """What asked for it; empty: nothing did."""
+    nic_names: str = ""
+    """RDMA devices, as NCCL_IB_HCA has them; empty: any."""
     nics_per_rank: tuple[int, ...] = (1,)
-    """By rank; a single number is every rank's."""
+    """By rank, or ALL_NAMED; a single number is every rank's."""
+    nic_options: str = ""
+    """Of RDMA devices: "gid=3,tc=106"."""
     progress: Literal["auto", "inline", "worker"] = "auto"
     timeout_s: float = 30.0
     seed: int = 0
@@ -104,7 +114,10 @@ def _padded(size: int) -> int:
 
 
 _LINE = 64
-_ELSEWHERE = ("operation", "seed", "transport", "nics_per_rank", "impair")
+_ELSEWHERE = (
+    *("operation", "seed", "impair", "transport", "transport_why"),
+    *("nic_names", "nics_per_rank", "nic_options"),
+)
 """The record has a place of its own for these."""
 _MEMORY = ("touch", "memory", "imm")
 _WITHOUT = {

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from pgctl.bench import barrier, limits, measure, paged, payload, scatter, send, write
+from pgctl.bench.fabric import link_gbyte_s
 from pgctl.bench.session import Session
-from pgctl.bench.spec import MARCH_SPAN
+from pgctl.bench.spec import MARCH_SPAN, PAIRS
 from pgctl.bench.stats import Samples
 from pgctl.bench.tally import Tally, median, result
+from pgctl.bench.wire import Wire
 from pgctl.bench.work import Work
 from pgctl.report.record import Result
 
@@ -37,6 +41,7 @@ class Sweep:
         self._seconds = self._spec.duration_s / self._spec.cycles
         senders = self._spec.senders(session.size)
         self._threaded = any(session.places[rank].threads > 1 for rank in senders)
+        self._link = self._link_gbyte_s()
         self._cachelines: list[Samples] = []
         self.results: list[Result] = []
         self.limits: dict[str, Any] = {"line_rate": self._line_rate()}
@@ -49,6 +54,7 @@ class Sweep:
         if self._shows_marching():
             span = max(span, MARCH_SPAN)
         session.meet_peers(max(span, 1))
+        wire = Wire(session)
         for size in spec.sizes:
             begin(size)
             before = session.bytes_out()
@@ -56,20 +62,32 @@ class Sweep:
             tally = self._measure(work)
             sent = {nic: n - before[nic] for nic, n in session.bytes_out().items()}
             self._note(work, tally, sent)
+        session.ports = wire.ports()
 
     def _line_rate(self) -> str | None:
         """Which limit is this transport's line rate."""
         if self._spec.operation in ("barrier", "send"):
             return None
+        if not self._session.maps_peer:
+            return "link_gbyte_s" if self._link else None
         if self._spec.memory == "registered":
             return "process_vm_writev_gbyte_s"
         return "memcpy_threads_gbyte_s" if self._threaded else "memcpy_gbyte_s"
+
+    def _link_gbyte_s(self) -> float | None:
+        """Of the slower of two ranks, one way: what both ways carry is added."""
+        if self._spec.operation not in PAIRS:
+            return None
+        rates = [link_gbyte_s(devices) for devices in self._session.devices]
+        slower = min(rate or 0.0 for rate in rates)
+        return slower * len(self._spec.senders(self._session.size)) or None
 
     def _shows_marching(self) -> bool:
         spec = self._spec
         return (
             spec.operation == "write"
             and spec.memory == "engine"
+            and self._session.maps_peer
             and spec.touch == "hot"
             and _MARCHING_SIZE in spec.sizes
         )
@@ -83,7 +101,9 @@ class Sweep:
             if work.payload:
                 self._limit(work, tally)
                 self._flow(work, tally, cycle, each)
-            if work.size == min(self._spec.sizes):  # right beside the latency it stands for
+            if session.maps_peer and work.size == min(
+                self._spec.sizes
+            ):  # right beside the latency it stands for
                 self._cachelines.append(limits.cacheline(session))
                 self.limits["cacheline_oneway_us"] = median(self._cachelines)
             rounds = measure.rounds_for(session, self._seconds, each_round)
@@ -106,6 +126,9 @@ class Sweep:
         line_rate = self.limits["line_rate"]
         seconds = self._seconds * _LIMIT_SHARE
         if line_rate is None or work.size < limits.SMALLEST:
+            return
+        if line_rate == "link_gbyte_s":
+            tally.add_limit(line_rate, np.array([self._link]))
             return
         if spec.memory == "registered":
             tally.add_limit(line_rate, limits.vm_write(session, work, seconds))

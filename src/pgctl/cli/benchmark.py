@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from pgctl import cluster
-from pgctl.bench.spec import DEFAULT_SECONDS, MESSAGE_MAX, PAIRS, Spec
+from pgctl.bench.spec import ALL_NAMED, DEFAULT_SECONDS, MESSAGE_MAX, PAIRS, RDMA, Spec
+from pgctl.cli.options import RDMA_FLAGS
 from pgctl.cli.status import BY_VERDICT, PASS, as_rank
+from pgctl.profile import Profile, ProfileError, load_profile
 from pgctl.report import json_writer
 from pgctl.report.console import Terminal
 from pgctl.report.record import Record
@@ -19,7 +22,7 @@ from pgctl.units import format_size
 
 _AS_GIVEN = (
     *("iters", "warmup", "window", "cycles", "bidirectional", "check", "imm", "touch"),
-    *("pages", "memory", "transport", "progress", "impair", "seed"),
+    *("pages", "memory", "progress", "impair", "seed"),
 )
 
 Show = Callable[[Record], None]
@@ -58,10 +61,10 @@ class Request:
             sizes=sizes,
             duration_s=given["duration"] or DEFAULT_SECONDS,
             timeout_s=given["timeout"],
-            nics_per_rank=given["nics_per_rank"],
+            **_over(given),
             **{name: given[name] for name in _AS_GIVEN if name in given},
         )
-        ranks = _ranks(operation, given["ranks"], given["nics_per_rank"])
+        ranks = _ranks(operation, given["ranks"], spec.nics_per_rank)
         _check_impairment(spec, ranks)
         return cls(
             spec=spec,
@@ -97,7 +100,10 @@ def _as_ranks(request: Request, terminal: Terminal, show: Show) -> int:
         benchmark = Benchmark(request.spec, ranks, request.argv)
         first = ranks.rank == 0
         try:
-            with terminal.progress(len(request.spec.sizes), shown=first) as advance:
+            with (
+                terminal.progress(len(request.spec.sizes), shown=first) as advance,
+                _names_are_usage(),
+            ):
                 benchmark.run(lambda size: advance(format_size(size)))
         except BaseException as problem:
             if first:
@@ -114,14 +120,69 @@ def _dry_run(request: Request, terminal: Terminal) -> int:
 
     launcher = cluster.detect_launcher(os.environ)
     if launcher is None or launcher.rank == 0:
-        terminal.plan(outline(request.spec, request.ranks, request.argv))
+        with _names_are_usage():
+            terminal.plan(outline(request.spec, request.ranks, request.argv))
     return PASS
+
+
+@contextmanager
+def _names_are_usage() -> Iterator[None]:
+    from pgctl.hardware.selection import SelectionError
+
+    try:
+        yield
+    except SelectionError as error:
+        raise click.UsageError(f"--nics: {error}") from None
 
 
 def _why(problem: BaseException) -> str:
     if isinstance(problem, (KeyboardInterrupt, SystemExit)):
         return "interrupted, or another rank has failed"
     return str(problem) or type(problem).__name__
+
+
+def _over(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of Spec that say what carries it: flags first, then the profile.
+
+    A flag that only RDMA devices can obey asks for them.
+    """
+    profile = _profile(given["profile"])
+    flags = {name: int(given[name]) for name in RDMA_FLAGS if given[name] is not None}
+    asking = ["--nics"] * bool(given["nics"]) + [f"--{name.replace('_', '-')}" for name in flags]
+    transport = given["transport"] or profile.transport or "auto"
+    why = f"--transport {transport}" if given["transport"] else "the profile says so"
+    if asking and given["transport"] not in (None, "auto", RDMA):
+        raise click.UsageError(f"{asking[0]} is for --transport {RDMA}, not {transport}")
+    if asking and transport != RDMA:
+        transport, why = RDMA, f"{asking[0]} is for RDMA devices"
+    options = {**profile.verbs, **flags}
+    return {
+        "transport": transport,
+        "transport_why": "" if transport == "auto" else why,
+        "nic_names": given["nics"],
+        "nics_per_rank": given["nics_per_rank"] or ((ALL_NAMED,) if given["nics"] else (1,)),
+        "nic_options": ",".join(f"{_OPTIONS[name]}={value}" for name, value in options.items()),
+    }
+
+
+_OPTIONS = {
+    "gid_index": "gid",
+    "traffic_class": "tc",
+    "service_level": "sl",
+    **{name: name for name in ("mtu", "pkey", "timeout", "retry")},
+}
+"""What the transport calls those of flags and profiles."""
+
+
+def _profile(path: str | None) -> Profile:
+    from pgctl.checks.catalog import CHECKS
+
+    if path is None:
+        return Profile()
+    try:
+        return load_profile(path, [check.name for check in CHECKS])
+    except ProfileError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _sizes(operation: str, sweep: tuple[int, int], given: Mapping[str, Any]) -> tuple[int, ...]:

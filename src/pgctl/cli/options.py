@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from pgctl.report.json_writer import check_target
-from pgctl.units import parse_size, parse_sizes
+from pgctl.units import RDMA_MTUS, parse_pkey, parse_size, parse_sizes
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -125,6 +126,45 @@ class Impairment(click.ParamType[str]):
         return str(value)
 
 
+class TransportName(click.ParamType[str]):
+    """One that this build has; whether this machine can run it shows later."""
+
+    name = "transport"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self._names():
+            self.fail(f"{value!r} is not one of {', '.join(self._names())}", param, ctx)
+        return str(value)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        del param, ctx
+        return f"[{'|'.join(self._names())}]"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        del ctx, param
+        return [CompletionItem(name) for name in self._names() if name.startswith(incomplete)]
+
+    @staticmethod
+    def _names() -> list[str]:
+        from pgctl.engine.config import transport_names
+
+        return ["auto", *transport_names()]
+
+
+class PartitionKey(click.ParamType[int]):
+    name = "key"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_pkey(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+
+
 SIZE, SIZES, SECONDS, TARGET = Size(), Sizes(), Seconds(), Target()
 
 
@@ -142,6 +182,9 @@ def flags(*names: str) -> Decorator:
 def _count(*names: str, least: int, most: int | None = None, **rest: Any) -> Decorator:
     return click.option(*names, type=Count(least, most), metavar="N", **rest)
 
+
+RDMA_FLAGS = ("gid_index", "traffic_class", "service_level", "mtu", "pkey")
+"""That apply where NICs are RDMA devices."""
 
 _FLAGS: dict[str, Decorator] = {
     "min_bytes": click.option(
@@ -198,10 +241,9 @@ _FLAGS: dict[str, Decorator] = {
         "--nics-per-rank",
         type=Counts(1, 4),
         metavar="N[,N...]",
-        default="1",
-        show_default=True,
         help="NICs of each rank, or lanes of shared memory: 1 to 4 for all, or one number per "
-        "rank: 4,1.",
+        "rank: 4,1. Ranks of one host get different NICs if there are enough.  [default: 1, or "
+        "all that --nics names]",
     ),
     "nic_names": click.option(
         "--nics",
@@ -217,10 +259,21 @@ _FLAGS: dict[str, Decorator] = {
     ),
     "transport": click.option(
         "--transport",
-        type=click.Choice(["auto", "shm"]),
-        default="auto",
-        show_default=True,
-        help="What carries the bytes.",
+        type=TransportName(),
+        help="What carries the bytes. auto: shm on one host, else NICs.  [default: auto]",
+    ),
+    "gid_index": _count("--gid-index", least=0, most=255, help="GID of RDMA NICs, by its index."),
+    "traffic_class": _count(
+        "--traffic-class", least=0, most=255, help="Of RDMA packets, as in the IP header: 106."
+    ),
+    "service_level": _count("--service-level", least=0, most=15, help="Of RDMA packets."),
+    "mtu": click.option(
+        "--mtu",
+        type=click.Choice([str(mtu) for mtu in RDMA_MTUS]),
+        help="Of RDMA packets at most.  [default: that of the port]",
+    ),
+    "pkey": click.option(
+        "--pkey", type=PartitionKey(), help="Partition of RDMA NICs, by its key: 0x8001."
     ),
     "progress": click.option(
         "--progress",

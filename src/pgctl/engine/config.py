@@ -126,15 +126,23 @@ def record(kind: type[Record], struct: Any) -> Record:
     return kind(**{field.name: getattr(struct, field.name) for field in fields(kind)})
 
 
+def transport_names() -> list[str]:
+    """Of this build, in the order of preference; whether this machine can run them is not asked."""
+    found: list[str] = []
+    while name := lib.pg_transport_name(len(found)):
+        found.append(text(name))
+    return found
+
+
 def transports() -> list[Transport]:
     """Every transport of this build, in the order of preference."""
-    found: list[Transport] = []
-    while name := lib.pg_transport_name(len(found)):
+    found = []
+    for name in transport_names():
         caps, error = ffi.new("struct pg_caps *"), new_error()
-        if lib.pg_transport_caps(name, caps, error):
-            found.append(Transport(text(name), None, text(error.text)))
+        if lib.pg_transport_caps(name.encode(), caps, error):
+            found.append(Transport(name, None, text(error.text)))
         else:
-            found.append(Transport(text(name), record(Caps, caps), ""))
+            found.append(Transport(name, record(Caps, caps), ""))
     return found
 
 
@@ -163,18 +171,11 @@ def stats_of(group: Any) -> list[NicStats]:
     return found
 
 
-def uniform(
-    nics: int, transport: str, progress: Progress, impair: str = "", impair_seed: int = 0
-) -> GroupConfig:
+def uniform(nics: int, transport: str, progress: Progress) -> GroupConfig:
     """A group of equal NICs."""
     if not 1 <= nics <= lib.PG_MAX_DOMAINS:
         raise PgInvalid(f"{nics} NICs in a group; 1 to {lib.PG_MAX_DOMAINS}")
-    return GroupConfig(
-        nics=[NicConfig(transport=transport)] * nics,
-        progress=progress,
-        impair=impair,
-        impair_seed=impair_seed,
-    )
+    return GroupConfig(nics=[NicConfig(transport=transport)] * nics, progress=progress)
 
 
 def impairment_of(rank: int, impair: str) -> str:

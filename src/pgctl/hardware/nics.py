@@ -42,7 +42,7 @@ def nics_of_system(
             address = device.pci or (below.pci if below else None)
             nics.append(
                 Nic(
-                    name=device.name if len(device.ports) == 1 else f"{device.name}:{port.number}",
+                    name=nic_name(device.name, port.number, len(device.ports)),
                     device=device.name,
                     port=port.number,
                     pci=address,
@@ -53,6 +53,11 @@ def nics_of_system(
                 )
             )
     return tuple(nics)
+
+
+def nic_name(device: str, port: int, ports: int) -> str:
+    """Of a port, on a device that has so many."""
+    return device if ports == 1 else f"{device}:{port}"
 
 
 def _link_rate(port: Port, netdev: Netdev | None) -> Fact[float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pgctl.hardware.pci import address_in
 from pgctl.hardware.root import Fact, Root, natural_number, unknown
+from pgctl.units import RDMA_MTUS
 
 CLASS = "/sys/class/infiniband"
 VERBS = "/sys/class/infiniband_verbs"
@@ -24,7 +25,6 @@ _HW_COUNTERS = (
 _MOST_GIDS = 256
 _ROCE_HEADERS = 96
 """Bytes that the kernel sets aside in a frame before it chooses the RDMA MTU."""
-_RDMA_MTUS = (4096, 2048, 1024, 512, 256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def read_rdma(root: Root) -> tuple[tuple[RdmaDevice, ...], Fact[tuple[str, ...]]
 
 def roce_mtu(netdev_mtu: int) -> int:
     """The RDMA MTU that the kernel makes of an interface's; 0 where none fits."""
-    return next((mtu for mtu in _RDMA_MTUS if mtu <= netdev_mtu - _ROCE_HEADERS), 0)
+    return next((mtu for mtu in reversed(RDMA_MTUS) if mtu <= netdev_mtu - _ROCE_HEADERS), 0)
 
 
 def _device(root: Root, name: str, verbs: str | None) -> RdmaDevice:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgctl.report.record import Fabric, Record, Result, nic_names
-from pgctl.units import format_number, format_size
+from pgctl.report.record import Fabric, Port, Record, Result
+from pgctl.units import format_bytes, format_number, format_size
 
 _TRAFFIC = {
     "bench.write": "writes",
@@ -63,6 +63,7 @@ def footer(record: Record) -> list[Line]:
     lines = [Line("limits", text) for text in _limits(record)]
     if (ratio := _latency_ratio(record)) is not None:
         lines.append(Line("latency", ratio))
+    lines += [Line("wire", text) for text in _wire(record.fabric.ports)]
     if (failovers := _failovers(record.fabric)) is not None:
         lines.append(Line("failovers", failovers))
     lines += [
@@ -91,17 +92,21 @@ def _ranks(record: Record) -> str:
 
 def _fabric(record: Record) -> str:
     fabric = record.fabric
-    text = f"{fabric.transport} ({_nics(fabric)}), {_progress(fabric.progress)}"
+    nics = _nics(fabric) + (f"; {fabric.options}" if fabric.options else "")
+    text = f"{fabric.transport} ({nics}), {_progress(fabric.progress)}"
     return f"{text}; {fabric.why}" if fabric.why else text
 
 
 def _nics(fabric: Fabric) -> str:
-    counts = fabric.nics_per_rank
-    if len(set(counts)) == 1:
+    hands = fabric.nics_by_rank
+    if len(set(hands)) <= 1:
         return _and([nic.name for nic in fabric.nics])
-    if len(counts) > _MANY:
-        return f"{_each(counts)} NICs"
-    names = " / ".join(_range(nic_names(fabric.transport, n)) for n in counts)
+    counts = [len(hand) for hand in hands]
+    if len(hands) > _MANY:
+        return f"{_each(counts)} {'NIC' if set(counts) == {1} else 'NICs'} each"
+    names = " / ".join(map(_range, hands))
+    if len(set(counts)) == 1:
+        return names
     if len(counts) > 2:
         return f"{_each(counts)} NICs: {names}"
     first, second = counts
@@ -159,6 +164,8 @@ def _limits(record: Record) -> list[str]:
         "memcpy_marching_gbyte_s": "memcpy, marching",
         "process_vm_writev_gbyte_s": f"process_vm_writev, {touch}",
     }
+    if by_size := limits.get("link_gbyte_s"):
+        texts.append(f"the links of a rank: {format_number(max(by_size.values()))} GB/s")
     for key, name in names.items():
         if by_size := limits.get(key):
             texts.append(f"{name}: {_by_size(by_size)}")
@@ -171,7 +178,7 @@ def _limits(record: Record) -> list[str]:
 
 def _threads(record: Record) -> str:
     """Of each sender: one per NIC, or there would be no such limit."""
-    counts = record.fabric.nics_per_rank
+    counts = [len(hand) for hand in record.fabric.nics_by_rank]
     one_way = not record.run.parameters.get("bidirectional", True)
     return _each(counts[:1] if one_way else counts)
 
@@ -210,6 +217,23 @@ def _failovers(fabric: Fabric) -> str | None:
     return f"{where} broke; {retries} work requests were sent again by others"
 
 
+def _wire(ports: Sequence[Port]) -> list[str]:
+    """What each port says that it has carried, beside what it was given."""
+    apart = len({port.host for port in ports}) > 1
+    texts = []
+    for port in ports:
+        name = f"{port.name} of {port.host}" if apart else port.name
+        payload = f"payload {format_bytes(port.payload_out)}" if port.payload_out else ""
+        if port.data_out is None:
+            texts.append(f"{name}: {payload or 'no payload'} out; it does not count what it sends")
+            continue
+        text = ", ".join(filter(None, [f"{name}: {format_bytes(port.data_out)} out", payload]))
+        if port.data_in is not None:
+            text += f"; {format_bytes(port.data_in)} in"
+        texts.append(text if port.ranks else f"{text}; no rank uses it")
+    return texts
+
+
 def _verified(results: Sequence[Result]) -> Line | None:
     looked = [result.verified for result in results if result.size]
     if not looked:
@@ -239,7 +263,12 @@ def _each(counts: Sequence[int]) -> str:
 
 
 def _range(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"
+    """Where they are numbered one after the other, the first and the last."""
+    stem = names[0].rstrip("0123456789")
+    first = names[0].removeprefix(stem)
+    numbered = [f"{stem}{int(first) + i}" for i in range(len(names))] if first else []
+    in_a_row = len(names) > 1 and list(names) == numbered
+    return f"{names[0]}..{names[-1]}" if in_a_row else ", ".join(names)
 
 
 def _and(items: Sequence[object]) -> str:

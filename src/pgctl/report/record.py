@@ -46,9 +46,21 @@ class Nic:
     counters_delta: Mapping[str, int] = field(default_factory=dict)
 
 
-def nic_names(transport: str, nics: int) -> list[str]:
-    """What a rank with so many calls them."""
-    return [f"{transport}{i}" for i in range(nics)]
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port of a host, and what it has carried."""
+
+    host: str
+    name: str
+    ranks: tuple[int, ...]
+    """Those that use it; none: but it has sent something."""
+    payload_out: int
+    """Bytes that these have sent over it."""
+    data_out: int | None
+    """What it has sent by its own account, headers included; None: it does not count that."""
+    data_in: int | None
+    counters_delta: Mapping[str, int] = field(default_factory=dict)
+    """From the first size to the last, as the kernel has it; what has not grown is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +70,15 @@ class Fabric:
     nics: tuple[Nic, ...]
     path: str = ""
     """How bytes reach the peer's memory."""
-    nics_per_rank: tuple[int, ...] = ()
-    """By rank, as the next; empty: it did not come to that."""
+    nics_by_rank: tuple[tuple[str, ...], ...] = ()
+    """As the next; empty: it did not come to that."""
     progress: tuple[str, ...] = ()
     impair: str = ""
     """What went wrong on purpose, with the seed of the run; empty: nothing."""
+    options: str = ""
+    """What its NICs were given: "gid=3,tc=106"."""
+    ports: tuple[Port, ...] = ()
+    """Of RDMA devices."""
 
 
 @dataclass(frozen=True, slots=True)
