@@ -19,7 +19,7 @@ TEST_tsan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 TIME ?= 60
 MERGE_fuzz-merge := --merge
 
-.PHONY: help venv bench test test-verbs soak test-c asan tsan fuzz fuzz-merge lint format wheel model bench-peers clean
+.PHONY: help venv bench test test-verbs soak test-c asan tsan fuzz fuzz-merge lint format wheel model bench-peers bench-verbs clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -69,6 +69,9 @@ model: $(VENV)/.deps ## search the model of failover for a run that goes wrong
 
 bench-peers: venv ## measure the programs that pgctl is compared with
 	$(VENV)/bin/python tools/bench_peers.py
+
+bench-verbs: venv ## measure verbs beside perftest, on RDMA devices: here, or in a lab
+	$(VENV)/bin/python tools/bench_verbs.py
 
 clean: ## remove everything that was built
 	rm -rf build dist $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,17 @@ class NotMeasuredError(Exception):
 
 def _nothing() -> Sample:
     raise NotMeasuredError("no measurement")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sender and a receiver, each with a device and a core."""
+
+    devices: tuple[str, str]
+    cores: Cores
+    gid_index: int | None
+    seconds: float
+    """Of each measurement."""
 
 
 @dataclass
@@ -81,7 +94,7 @@ def stop(process: "subprocess.Popen[str]") -> None:
 
 def finish(process: "subprocess.Popen[str]", timeout: float) -> str:
     """What the process prints; a failure or a hang is a reason."""
-    name = Path(str(process.args[0] if isinstance(process.args, list) else process.args)).name
+    name = _name(process)
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
@@ -93,11 +106,39 @@ def finish(process: "subprocess.Popen[str]", timeout: float) -> str:
     return out
 
 
+def _name(process: "subprocess.Popen[str]") -> str:
+    """Of the program, whatever pins it."""
+    words = [str(word) for word in process.args] if isinstance(process.args, list) else ["?"]
+    return Path(words[3] if words[:2] == ["taskset", "-c"] else words[0]).name
+
+
 def _cause(text: str) -> str:
     """The line that most likely says what went wrong: the last error, or else the first words."""
     words = [line.strip() for line in text.splitlines() if re.search("[A-Za-z]", line)]
     errors = [line for line in words if re.match(r"E: |ERROR|[\w.]*Error: ", line)]
     return errors[-1] if errors else words[0] if words else "no output"
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def await_listener(port: int, server: "subprocess.Popen[str]") -> None:
+    """Wait until somebody listens, without a connection: the server takes the first for a test."""
+    wanted = f":{port:04X}"
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+            for line in table.read_text().splitlines()[1:] if table.exists() else []:
+                fields = line.split()
+                if fields[1].endswith(wanted) and fields[3] == "0A":
+                    return
+        if server.poll() is not None:
+            finish(server, timeout=1)
+        time.sleep(0.01)
+    raise NotMeasuredError(f"{_name(server)} does not listen")
 
 
 def run(command: list[str], env: Mapping[str, str] | None = None, timeout: float = 120) -> str:

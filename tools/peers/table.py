@@ -49,33 +49,34 @@ def section(rows: list[Row], cores: Cores, rounds: int, command: str) -> str:
     rows = [*rows, *(limit for row in rows for limit in _limits(row))]
     parts = [BEGIN, METHOD.format(*cores, rounds=rounds), "### What must be reached\n"]
     parts += [*_bars(rows), ""]
-    for table, (title, columns) in TABLES.items():
-        parts += [f"### {title}\n", *_table(rows, table, columns), ""]
-    parts += [f"{_machine(cores)} To repeat: `{command}`.", END]
+    for name, (title, columns) in TABLES.items():
+        parts += [f"### {title}\n", *table(rows, name, columns), ""]
+    parts += [f"{machine(cores)} To repeat: `{command}`.", END]
     return "\n".join(parts) + "\n"
 
 
 def replace_section(document: str, new: str) -> str:
-    """The document with its measured section replaced, or with one at its end."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END + "\n")
+    """The document with this measured section replaced, or at its end."""
+    first, *_, last = new.splitlines()
+    before, begin, rest = document.partition(first)
+    _, end, after = rest.partition(last + "\n")
     if begin and not end:
-        raise SystemExit(f"the measured section has no end: {END}")
+        raise SystemExit(f"the measured section has no end: {last}")
     if not begin:
         before = document.rstrip() + "\n\n" if document.strip() else "# Benchmarks\n\n"
     return before + new + after
 
 
-def _table(rows: list[Row], table: str, columns: list[tuple[str, str]]) -> list[str]:
+def table(rows: list[Row], name: str, columns: list[tuple[str, str]]) -> list[str]:
     metrics = [metric for _, metric in columns]
     lines = [
         "| | setting | " + " | ".join(title for title, _ in columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
     for row in rows:
-        cells = [_cell(row.samples, metric) for metric in metrics]
+        cells = [cell(row.samples, metric) for metric in metrics]
         setting = row.setting
-        if not row.samples and row.table == table:
+        if not row.samples and row.table == name:
             cells[0] = f"not measured: {row.reason or 'no round ended'}"
         elif not any(metric in sample for sample in row.samples for metric in metrics):
             continue
@@ -92,9 +93,9 @@ def _bars(rows: list[Row]) -> list[str]:
             continue
         metrics = list(dict.fromkeys(metric for sample in row.samples for metric in sample))
         cells = [
-            f"{NAMES[int(metric[4:])]}: {_cell(row.samples, metric)}"
+            f"{NAMES[int(metric[4:])]}: {cell(row.samples, metric)}"
             if metric.startswith("bar.")
-            else _cell(row.samples, metric)
+            else cell(row.samples, metric)
             for metric in metrics
         ]
         measured = "; ".join(cells) or f"not measured: {row.reason or 'no round ended'}"
@@ -102,7 +103,7 @@ def _bars(rows: list[Row]) -> list[str]:
     return lines
 
 
-def _cell(samples: list[Sample], metric: str) -> str:
+def cell(samples: list[Sample], metric: str) -> str:
     values = [sample[metric] for sample in samples if metric in sample]
     if not values:
         return "-"
@@ -129,7 +130,7 @@ def _limits(row: Row) -> list[Row]:
     return list(found.values())
 
 
-def _machine(cores: Cores) -> str:
+def machine(cores: Cores) -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = re.search(r"model name\s*: (.*)", cpuinfo)
     system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())

@@ -3,9 +3,6 @@
 import os
 import re
 import shutil
-import socket
-import subprocess
-import time
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +12,10 @@ from peers.common import (
     NotMeasuredError,
     Row,
     Sample,
+    await_listener,
     find_in,
     finish,
+    free_port,
     rows_or_reason,
     run,
     start,
@@ -84,12 +83,12 @@ def _perftest(
     """Run (name, size, iterations) and return the eight numbers of the final line: iterations;
     latency in µs, median, average and overall; MiB/s and messages/s, average and overall."""
     name, size, iterations = test
-    port = str(_free_port())
-    server = start([str(perftest), "-p", port, "-c", str(cores[1])], env)
-    client = [str(perftest), "127.0.0.1", "-p", port, "-c", str(cores[0]), "-f"]
+    port = free_port()
+    server = start([str(perftest), "-p", str(port), "-c", str(cores[1])], env)
+    client = [str(perftest), "127.0.0.1", "-p", str(port), "-c", str(cores[0]), "-f"]
     client += ["-t", name, "-s", str(size), "-n", str(iterations), "-w", str(iterations // 10)]
     try:
-        _await_listener(port, server)
+        await_listener(port, server)
         lines = run(client, env, timeout=60).splitlines()
         finish(server, timeout=10)
     finally:
@@ -98,25 +97,3 @@ def _perftest(
     if not numbers or len(numbers[-1]) != 8:
         raise NotMeasuredError("ucx_perftest printed no result")
     return [float(number) for number in numbers[-1]]
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def _await_listener(port: str, server: "subprocess.Popen[str]") -> None:
-    """Wait until somebody listens, without a connection: the server takes the first for a test."""
-    wanted = f":{int(port):04X}"
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-            for line in table.read_text().splitlines()[1:] if table.exists() else []:
-                fields = line.split()
-                if fields[1].endswith(wanted) and fields[3] == "0A":
-                    return
-        if server.poll() is not None:
-            finish(server, timeout=1)
-        time.sleep(0.01)
-    raise NotMeasuredError("the ucx_perftest server does not listen")
