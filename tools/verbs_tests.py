@@ -1,16 +1,12 @@
 """Run the tests that need an RDMA device: on this machine's, or on those of a lab.
 
-A lab is a folder whose run.sh starts a kernel with Soft-RoCE devices and runs a command in it:
-run.sh -t SECONDS -C FOLDER -l LAYOUT COMMAND. PGCTL_RDMA_LAB names it, or it lies beside the
-checkout. Exits 77 where there is neither; with PGCTL_REQUIRE=verbs that is a failure. That tests
-have run is read from what pytest wrote down of them, not from how it ended.
+Which lab, see rdma_lab.py. Exits 77 where there is neither; with PGCTL_REQUIRE=verbs that is a
+failure. That tests have run is read from what pytest wrote down of them, not from how it ended.
 
 With --ran nothing is run: it fails where tests could have been run, and have not been.
 """
 
-import contextlib
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -18,9 +14,9 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-BESIDE = ROOT.parent / "shared/rdma-lab"
-"""A lab beside the checkout."""
+import rdma_lab
+from rdma_lab import ROOT
+
 REPORTS = ROOT / "build/verbs"
 LIMIT_S = 400
 """Of a run: much more than it takes."""
@@ -62,25 +58,11 @@ class Place:
     lab: Path | None = None
 
 
-def has_device() -> bool:
-    """Whether this machine has an RDMA device that we may use."""
-    if not any(Path("/sys/class/infiniband").glob("*")):
-        return False
-    for device in Path("/dev/infiniband").glob("uverbs*"):
-        with contextlib.suppress(OSError):
-            os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
-            return True
-    return False
-
-
 def find() -> Place | None:
-    if has_device():
+    if rdma_lab.has_device():
         return Place("the RDMA devices of this machine", (HERE,))
-    named = os.environ.get("PGCTL_RDMA_LAB")
-    if named and not (Path(named) / "run.sh").exists():
-        sys.exit(f"verbs tests: PGCTL_RDMA_LAB={named} has no run.sh")
-    lab = Path(named) if named else BESIDE
-    return Place(f"the lab {lab}", IN_A_LAB, lab) if (lab / "run.sh").exists() else None
+    lab = rdma_lab.find()
+    return Place(f"the lab {lab}", IN_A_LAB, lab) if lab else None
 
 
 def start(place: Place, run: Run) -> int:
@@ -91,8 +73,8 @@ def start(place: Place, run: Run) -> int:
         return subprocess.run(command, cwd=ROOT, env=os.environ | environ, check=False).returncode
     environ["PGCTL_LAB"] = run.layout
     words = [*(f"{name}={value}" for name, value in environ.items()), *run.command()]
-    lab = [str(place.lab / "run.sh"), "-t", str(LIMIT_S), "-C", str(ROOT), "-l", run.layout]
-    return subprocess.run([*lab, shlex.join(["exec", "env", *words])], check=False).returncode
+    lab = rdma_lab.command(place.lab, ["env", *words], LIMIT_S, run.layout)
+    return subprocess.run(lab, check=False).returncode
 
 
 def run_all(place: Place) -> None:
@@ -134,12 +116,8 @@ def check(place: Place) -> None:
 def main(only_check: bool) -> None:
     place = find()
     if place is None:
-        missing = "no RDMA device in /dev/infiniband that can be opened, and no lab in"
-        print(
-            f"verbs tests: skipped: {missing} PGCTL_RDMA_LAB or {BESIDE}: see docs/verbs.md",
-            file=sys.stderr,
-        )
-        sys.exit(1 if "verbs" in os.environ.get("PGCTL_REQUIRE", "").split(",") else 77)
+        print(f"verbs tests: skipped: {rdma_lab.missing()}: see docs/verbs.md", file=sys.stderr)
+        sys.exit(1 if "verbs" in os.environ.get("PGCTL_REQUIRE", "").split(",") else rdma_lab.SKIP)
     if not only_check:
         run_all(place)
     check(place)
