@@ -74,8 +74,9 @@ def test_a_healthy_machine(probe, built):
         0000:a3:00.0  1     10    6      mlx5_6 (PIX)
         0000:bb:00.0  1     11    7      mlx5_7 (PIX)
 
-        checks         19 passed, 7 skipped
-        skip           PG101, PG103, PG108, PG113: shows only while bytes move
+        checks         19 passed, 9 skipped
+        skip           PG101, PG108: shows only while bytes move
+                       PG103, PG113, PG127, PG128: shows only with --active
                        PG115: no EFA device
                        PG119: shows only as growth over time
                        PG126: no profile says what should be here
@@ -131,7 +132,7 @@ def test_the_worst_comes_first(probe, copy):
     heads = [line[:20].split() for line in lines if line.startswith(("fail", "warn", "pass"))]
     assert heads[:3] == [["fail", "PG104"], ["fail", "PG119"], ["warn", "PG110"]]
     assert {verdict for verdict, _ in heads[3:]} == {"pass"}
-    assert "checks         17 passed, 1 warned, 2 failed, 6 skipped" in lines
+    assert "checks         17 passed, 1 warned, 2 failed, 8 skipped" in lines
 
 
 def test_names_in_between_are_left_out_where_they_do_not_fit(probe, built, monkeypatch):
@@ -287,6 +288,9 @@ def test_nothing_to_check_here_is_a_skip(probe, built):
         ("--topology BAD", "bad.xml:1: expected <system>, not <a>"),
         ("--profile BAD", "bad.xml:1: the profile: expected a mapping"),
         ("--profile /nowhere", "'/nowhere' does not exist"),
+        ("--active", "--active: only NICs of this machine can be tried"),
+        ("--transport shm", "--transport is what --active tries NICs with"),
+        ("--active --transport pigeons", "'pigeons' is not one of"),
     ],
 )
 def test_usage(probe, built, tmp_path, args, reason):
@@ -318,6 +322,41 @@ def test_a_root_that_cannot_be_read(probe, tmp_path, monkeypatch):
 
 
 # ---- The machine that the tests run on
+
+TRIALS = ("--active", "--only", "registration,loopback,ordering")
+
+
+def test_trials_of_this_machine(probe):
+    record = json.loads(probe(*TRIALS, "--transport", "shm", "--json", "-"))
+    jsonschema.validate(record, SCHEMA)
+    assert record["run"]["parameters"]["active"] is True
+    assert (record["fabric"]["transport"], record["fabric"]["why"]) == ("shm", "--transport shm")
+    assert [(t["what"], t["nic"], t["good"]) for t in record["hardware"]["trials"]["done"]] == [
+        ("registration", "shm0", True),
+        ("loopback", "shm0", True),
+        ("ordering", "shm0", True),
+    ]
+    assert {f["id"]: f["verdict"] for f in record["findings"]} == {
+        "PG127": "pass",
+        "PG128": "pass",
+        "PG113": "pass",
+    }
+
+
+def test_a_trial_that_crashes_is_a_finding(probe, monkeypatch):
+    monkeypatch.setenv("PGCTL_IMPAIR", "kill=rank@0ns")
+    out = probe(*TRIALS, "--transport", "shm", status=1)
+    assert "tried          shm, --transport shm\n" in out
+    assert "checks         1 passed, 1 failed, 1 skipped\n" in out
+    said = " ".join(out.split())
+    assert "PG128 writes through each NIC: shm0: it crashed: SIGKILL while writing 64K" in said
+    assert "PG113: not tried, as what comes before it failed on every NIC" in said
+
+
+def test_without_active_nothing_is_tried(probe):
+    record = json.loads(probe("--only", "loopback,ordering", "--json", "-", status=77))
+    assert record["hardware"]["trials"] is None
+    assert record["fabric"]["transport"] == "none"
 
 
 def test_this_machine():

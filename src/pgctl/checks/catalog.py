@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from pgctl.checks import gpus, host, pcie, ports
+from pgctl.checks import active, gpus, host, pcie, ports
 from pgctl.checks.check import Check
 from pgctl.hardware.facts import Facts
 from pgctl.profile import Expect, Severity
@@ -24,7 +24,7 @@ CHECKS = (
     Check("PG110", "gpu_order", "order of GPUs", gpus.gpu_order),
     Check("PG111", "acs", "ACS and IOMMU", pcie.acs),
     Check("PG112", "pcie_link", "PCI Express links", pcie.pcie_link),
-    Check("PG113", "ordering", "relaxed ordering", pcie.ordering),
+    Check("PG113", "ordering", "order of data and flag", pcie.ordering, "ordering"),
     Check("PG114", "roce_class", "RoCE traffic class", ports.roce_class),
     Check("PG115", "efa", "EFA software", host.efa),
     Check("PG116", "layers", "layers of RDMA", host.layers),
@@ -38,6 +38,8 @@ CHECKS = (
     Check("PG124", "gdrcopy", "GDRCopy", gpus.gdrcopy),
     Check("PG125", "ports", "port states", ports.states),
     Check("PG126", "inventory", "what the profile expects", host.inventory),
+    Check("PG127", "registration", "registering memory", active.registration, "registration"),
+    Check("PG128", "loopback", "writes through each NIC", active.loopback, "loopback"),
 )
 
 
@@ -54,19 +56,26 @@ def find(text: str) -> Check:
     raise UnknownCheckError(f"{text.strip()!r} is no check: see --list")
 
 
+def choose(
+    severities: Mapping[str, Severity],
+    only: Collection[Check] = (),
+    without: Collection[Check] = (),
+) -> list[Check]:
+    """Those to run; one that a profile turns off runs only where it is asked for."""
+    off = [check for check in CHECKS if severities.get(check.name) == "off" and check not in only]
+    return [check for check in only or CHECKS if check not in without and check not in off]
+
+
 def run_checks(
     facts: Facts,
     expect: Expect,
     severities: Mapping[str, Severity],
-    only: Collection[Check] = (),
-    without: Collection[Check] = (),
+    checks: Collection[Check] = CHECKS,
 ) -> tuple[Finding, ...]:
     """severities: by name of a check, how bad it is when what it wants is not so."""
     findings = []
-    for check in only or CHECKS:
+    for check in checks:
         severity = severities.get(check.name)
-        if check in without or (severity == "off" and check not in only):
-            continue
         finding = check(facts, expect)
         if severity in ("warn", "fail") and finding.verdict in ("warn", "fail"):
             finding = replace(finding, verdict=severity)

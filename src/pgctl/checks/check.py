@@ -8,10 +8,12 @@ from importlib.resources import files
 
 from pgctl.hardware.facts import Facts
 from pgctl.hardware.root import Fact
+from pgctl.hardware.trials import What
 from pgctl.profile import Expect
 from pgctl.report.record import Finding, Outcome
 
 NEEDS_TRAFFIC = "shows only while bytes move"
+NEEDS_TRIAL = "shows only with --active"
 NEEDS_TIME = "shows only as growth over time"
 
 _ELSEWHERE = "the topology file is of another machine"
@@ -33,6 +35,8 @@ class Check:
     """As profiles and flags call it."""
     title: str
     judge: Callable[[Facts, Expect], Opinion]
+    trial: What | None = None
+    """What has to be tried before it can be judged."""
 
     def __call__(self, facts: Facts, expect: Expect) -> Finding:
         opinion = self.judge(facts, expect)
@@ -86,6 +90,21 @@ def no_rdma(facts: Facts) -> Opinion | None:
     if facts.rdma_listing.why in ("", "not there"):
         return skip("no RDMA device")
     return unread(facts, facts.rdma_listing)
+
+
+def tried(facts: Facts, what: What, fix: str) -> Opinion:
+    """What came of a trial, on all NICs."""
+    if facts.trials is None:
+        return no_rdma(facts) or skip(NEEDS_TRIAL)
+    trials = [trial for trial in facts.trials.done if trial.what == what]
+    bad = [f"{trial.nic}: {trial.told}" for trial in trials if not trial.good]
+    if bad:
+        return fail(several(bad), fix)
+    if not facts.trials.done:
+        return skip("no NIC is meant")
+    if not trials:
+        return skip("not tried, as what comes before it failed on every NIC")
+    return good(several([f"{trial.nic}: {trial.told}" for trial in trials]))
 
 
 def environment(facts: Facts) -> Mapping[str, str]:

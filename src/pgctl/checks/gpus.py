@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgctl.checks.check import (
-    NEEDS_TRAFFIC,
+    NEEDS_TRIAL,
     Opinion,
     cannot,
     environment,
@@ -77,7 +77,9 @@ def gpu_reach(facts: Facts, _: Expect) -> Opinion:
             several(wrong),
             "load the device's driver; for BARs, enable Above 4G Decoding in the firmware",
         )
-    return skip(NEEDS_TRAFFIC)
+    if facts.trials is None:
+        return skip(NEEDS_TRIAL)
+    return skip("this build's engine does not register GPU memory")
 
 
 def mr_limits(facts: Facts, _: Expect) -> Opinion:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pgctl.checks.check import (
-    NEEDS_TRAFFIC,
     Opinion,
     environment,
     fail,
@@ -15,6 +14,7 @@ from pgctl.checks.check import (
     no_rdma,
     several,
     skip,
+    tried,
     unread,
     warn,
 )
@@ -118,8 +118,14 @@ def pcie_link(facts: Facts, _: Expect) -> Opinion:
 
 
 def ordering(facts: Facts, _: Expect) -> Opinion:
-    if not facts.nics:
-        return skip("no RDMA device")
+    opinion = tried(
+        facts,
+        "ordering",
+        "turn relaxed ordering off for the NIC, update its firmware and tell the vendor; leave it "
+        "out with --nics ^NAME",
+    )
+    if opinion.verdict == "fail":
+        return opinion
     relaxed = [
         f"{name}={value}"
         for name in _RELAXED
@@ -130,7 +136,7 @@ def ordering(facts: Facts, _: Expect) -> Opinion:
             f"{', '.join(relaxed)}: a flag that is polled in memory may pass the data before it",
             "unset it for programs that poll memory; counted immediates do not mind",
         )
-    return skip(NEEDS_TRAFFIC)
+    return opinion
 
 
 def numa(facts: Facts, _: Expect) -> Opinion:

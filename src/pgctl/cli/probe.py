@@ -24,6 +24,7 @@ Examples:
   pgctl probe --profile fabric.yaml --skip governor
   pgctl probe --topology /var/run/nvidia-topologyd/virtualTopology.xml
   pgctl probe --explain PG107
+  pgctl probe --active --nics mlx5_0
 """,
 )
 @flags("nic_names")
@@ -36,7 +37,8 @@ Examples:
 @click.option("--skip", metavar="CHECKS", help="All checks but these.")
 @click.option("--sysroot", type=_DIRECTORY, default="/", help="A copy of /sys, /proc, /dev, /etc.")
 @click.option("--topology", type=_FILE, help="Where devices are, as NCCL_TOPO_DUMP_FILE has it.")
-@flags("json")
+@click.option("--active", is_flag=True, help="Also try the NICs: register memory, write to itself.")
+@flags("transport", "json")
 @click.option("--dot", type=TARGET, help="Write the PCI tree for Graphviz; - is stdout.")
 @click.option("--list", "listing", is_flag=True, help="List the checks.")
 @click.option("--explain", metavar="CHECK", help="Print the page of a check.")
@@ -46,7 +48,8 @@ Examples:
 def probe(ctx: click.Context, /, **given: Any) -> int:
     """NICs, GPUs, CPUs and how they hang together; the DomainGroups that follow; what is wrong.
 
-    Reads only: it moves no bytes and changes nothing. Exit status 1 if a check failed.
+    Reads only: without --active it moves no bytes, and it changes nothing. Exit status 1 if a check
+    failed.
     """
     if given["quiet"] and given["verbose"]:
         raise click.UsageError("-q and -v exclude each other")
@@ -54,6 +57,8 @@ def probe(ctx: click.Context, /, **given: Any) -> int:
         raise click.UsageError("--json and --dot cannot both have stdout")
     if given["listing"] or given["explain"]:
         return _tell(ctx, given["explain"])
+    if given["transport"] is not None and not given["active"]:
+        raise click.UsageError("--transport is what --active tries NICs with, and cannot apply")
     return _probe(given)
 
 
@@ -74,7 +79,7 @@ def _tell(ctx: click.Context, explain: str | None) -> int:
 def _probe(given: dict[str, Any]) -> int:
     from pgctl.hardware.selection import Selection, SelectionError
     from pgctl.hardware.topology_xml import TopologyError
-    from pgctl.probe import Request, probe
+    from pgctl.probe import NotHereError, Request, probe
     from pgctl.profile import ProfileError
     from pgctl.report import json_writer
     from pgctl.report.console import Terminal
@@ -86,11 +91,15 @@ def _probe(given: dict[str, Any]) -> int:
         profile=given["profile"],
         only=_checks("--only", given["only"]),
         without=_checks("--skip", given["skip"]),
+        active=given["active"],
+        transport=given["transport"] or "auto",
     )
     try:
         record = probe(request, ("pgctl", *sys.argv[1:]))
     except SelectionError as error:
         raise click.UsageError(f"{_PARTS[error.part]}: {error}") from None
+    except NotHereError as error:
+        raise click.UsageError(f"--active: {error}") from None
     except (ProfileError, TopologyError) as error:
         raise click.UsageError(str(error)) from None
     if given["dot"] is not None:

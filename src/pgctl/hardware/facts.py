@@ -17,6 +17,7 @@ from pgctl.hardware.root import Fact, Nowhere, Root
 from pgctl.hardware.selection import Selection, choose_gpus
 from pgctl.hardware.system import System, read_system
 from pgctl.hardware.topology_xml import Topology, read_topology
+from pgctl.hardware.trials import Trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Facts:
     affinity: Mapping[str, Mapping[str, Closeness]]
     """By GPU and NIC."""
     groups: tuple[DomainGroup, ...]
+    trials: Trials | None = None
+    """None: nothing was tried."""
 
     @property
     def ports(self) -> list[Port]:

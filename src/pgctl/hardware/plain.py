@@ -35,6 +35,7 @@ def to_plain(facts: Facts) -> dict[str, Any]:
         "netdevs": facts.netdevs,
         "pci": _devices_between(facts),
         "affinity": facts.affinity,
+        "trials": facts.trials,
     }
     listings = (facts.pci_listing, facts.rdma_listing)
     unknown |= {listing.source: listing.why for listing in listings if not listing.known}

@@ -29,6 +29,8 @@ def machine(record: Record) -> list[Line]:
     lines.append(Line("nics", _nics(hardware)))
     if hardware["topology"]:
         lines.append(Line("topology", hardware["topology"]))
+    if trials := hardware["trials"]:
+        lines.append(Line("tried", f"{trials['transport']}, {trials['why']}"))
     return lines
 
 

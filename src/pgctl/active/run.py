@@ -1,0 +1,84 @@
+"""Trials of NICs, each in a process of its own with a deadline: what hangs or crashes is a fact."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import get_args
+
+from pgctl import process
+from pgctl.hardware.facts import Facts
+from pgctl.hardware.trials import Trial, Trials, What
+
+DEADLINE_S = 20.0
+"""Of one trial; more than the engine's own deadlines in it, which know better what was late."""
+
+STEP, GOOD, BAD = "step: ", "good: ", "bad: "
+"""How the lines begin that a child prints."""
+
+_CHILD = (sys.executable, "-P", "-m", "pgctl.active.child")
+_SHARED_MEMORY, _VERBS = "shm", "verbs"
+_LONGEST_WORD = 200
+
+
+def try_nics(facts: Facts, transport: str, wanted: Collection[What]) -> Trials:
+    """What is wanted, on every NIC asked for. transport: "auto", or the name of one."""
+    name, why, refusal = _choose(facts, transport)
+    order = [what for what in get_args(What) if what in wanted]
+    if refusal:
+        return Trials(name, why, tuple(Trial(what, name, False, refusal) for what in order[:1]))
+    attempt = partial(_try_nic, name, order)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        done = pool.map(attempt, _nics(facts, name))
+        return Trials(name, why, tuple(trial for trials in done for trial in trials))
+
+
+def ask(command: Sequence[str], deadline_s: float) -> tuple[bool, str]:
+    """Whether what a child tries is good, and what it saw; or how it ended instead."""
+    ended = process.run(command, deadline_s)
+    *_, last = ["", *ended.out]
+    for head, good in ((GOOD, True), (BAD, False)):
+        if last.startswith(head):
+            return good, last.removeprefix(head)
+    doing = f" while {last.removeprefix(STEP)}" if last else ""
+    *_, word = ["", *ended.err]
+    said = f": {word[:_LONGEST_WORD]}" if word else ""
+    return False, f"{ended.why or 'it said nothing'}{doing}{said}"
+
+
+def _choose(facts: Facts, asked: str) -> tuple[str, str, str]:
+    """A transport, why that one, and why this machine cannot run it."""
+    from pgctl.engine import transports
+
+    refusals = {transport.name: transport.reason for transport in transports()}
+    if asked != "auto":
+        name, why = asked, f"--transport {asked}"
+    elif not facts.nics:
+        name, why = _SHARED_MEMORY, "there is no RDMA device"
+    elif _VERBS not in refusals:
+        name, why = _SHARED_MEMORY, "this build has no transport for RDMA devices"
+    else:
+        name, why = _VERBS, "there are RDMA devices"
+    return name, why, refusals.get(name, f"this build has no transport {name!r}")
+
+
+def _nics(facts: Facts, transport: str) -> list[tuple[str, str]]:
+    """Names, as the record has them and as the transport does."""
+    if transport == _SHARED_MEMORY:
+        return [(f"{transport}0", "")]
+    return [(nic.name, nic.name) for nic in facts.nics]
+
+
+def _try_nic(transport: str, order: Sequence[What], nic: tuple[str, str]) -> list[Trial]:
+    """Up to the first that fails."""
+    name, device = nic
+    done: list[Trial] = []
+    for what in order:
+        good, told = ask([*_CHILD, what, transport, device], DEADLINE_S)
+        done.append(Trial(what, name, good, told))
+        if not good:
+            break
+    return done
