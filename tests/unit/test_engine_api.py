@@ -18,12 +18,15 @@ from pgctl.engine import (
     MrDesc,
     NetAddr,
     NicConfig,
+    NicFacts,
     PgError,
     PgInvalid,
     PgProtocol,
     PgTimeout,
+    PgUnsupported,
     TransferEngine,
     check,
+    nic_facts,
     transports,
 )
 from pgctl.engine.config import impairment_of
@@ -293,6 +296,13 @@ def test_every_transport_says_what_it_is():
     for transport in transports():
         assert transport.name
         assert (transport.caps is None) == bool(transport.reason)
+
+
+@pytest.mark.parametrize("nic", ["none_such", "none_such:1", ""])
+def test_a_nic_that_is_not_there_has_no_facts(nic):
+    with pytest.raises(PgUnsupported, match=r"\w+ \w+"):
+        nic_facts(nic)
+    assert {f.name for f in fields(NicFacts)} == set(dir(ffi.new("struct pg_nic_facts *")))
 
 
 def test_shm_has_no_options():

@@ -116,6 +116,29 @@ const char *pg_transport_name(unsigned i);
 /* -ENOENT for an unknown name; -ENODEV with the reason when this machine cannot run it. */
 int pg_transport_caps(const char *name, struct pg_caps *caps, struct pg_error *err);
 
+/* What the driver of an RDMA device says of it, and of one of its ports. */
+struct pg_nic_facts {
+	char firmware[64];
+	uint64_t max_mr_size;
+	uint32_t max_mr; /* registrations */
+	uint32_t max_qp;
+	uint32_t max_qp_wr;
+	uint32_t max_sge;
+	uint32_t max_cqe;
+	uint32_t max_srq_wr;
+	uint32_t max_reads; /* reads and atomics in flight on a queue pair */
+	uint32_t max_mtu;
+	uint32_t active_mtu;
+	uint64_t link_mbit_s; /* 0: unknown */
+	bool atomics;
+	int32_t dmabuf; /* whether it registers DMA-BUFs, thus GPU memory: 1, 0, or -errno: unknown */
+};
+
+/* nic: "mlx5_0", or "mlx5_0:2" for its second port; may be down, and of a kind that no transport uses.
+ * Asks the driver, which takes as long as it takes. -ENODEV with the reason: there is none, or no
+ * libibverbs. */
+int pg_nic_facts(const char *nic, struct pg_nic_facts *facts, struct pg_error *err);
+
 /* Whether a text says what is to go wrong on purpose with the NICs of a group, which has so many (0:
  * any number), and for which rank that is meant: -1 if for all. "" is nothing. -EINVAL names the
  * piece that does not, and what was expected there. The pieces, separated by commas:

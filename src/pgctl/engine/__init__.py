@@ -5,9 +5,11 @@ from pgctl.engine.config import (
     GroupConfig,
     Limits,
     NicConfig,
+    NicFacts,
     NicStats,
     Progress,
     Transport,
+    nic_facts,
     transports,
 )
 from pgctl.engine.counter import ImmCounter
@@ -49,6 +51,7 @@ __all__ = [
     "MrDesc",
     "NetAddr",
     "NicConfig",
+    "NicFacts",
     "NicStats",
     "Op",
     "PagedWrites",
@@ -80,5 +83,6 @@ __all__ = [
     "Write",
     "check",
     "log_to",
+    "nic_facts",
     "transports",
 ]

@@ -118,6 +118,27 @@ class NicStats:
     failovers: int
 
 
+@dataclass(frozen=True, slots=True)
+class NicFacts:
+    """What the driver of an RDMA device says of it; the fields of struct pg_nic_facts."""
+
+    firmware: str
+    max_mr_size: int
+    max_mr: int
+    max_qp: int
+    max_qp_wr: int
+    max_sge: int
+    max_cqe: int
+    max_srq_wr: int
+    max_reads: int
+    max_mtu: int
+    active_mtu: int
+    link_mbit_s: int
+    atomics: bool
+    dmabuf: int
+    """Whether it registers DMA-BUFs: 1, 0, or -errno where nobody knows."""
+
+
 Record = TypeVar("Record", Caps, NicStats)
 
 
@@ -144,6 +165,17 @@ def transports() -> list[Transport]:
         else:
             found.append(Transport(name, record(Caps, caps), ""))
     return found
+
+
+def nic_facts(nic: str) -> NicFacts:
+    """Of an RDMA device, "mlx5_0", or "mlx5_0:2" for its second port. May take long, as drivers do.
+
+    Raises PgUnsupported for one that is not there, or that cannot be asked.
+    """
+    c, error = ffi.new("struct pg_nic_facts *"), new_error()
+    check(lib.pg_nic_facts(nic.encode(), c, error), error)
+    values = {field.name: getattr(c, field.name) for field in fields(NicFacts)}
+    return NicFacts(**values | {"firmware": text(c.firmware)})
 
 
 def limits_of(group: Any) -> Limits:
