@@ -45,7 +45,7 @@ def probe(request: Request, argv: Sequence[str]) -> Record:
     profile = Profile()
     if request.profile is not None:
         profile = load_profile(request.profile, [check.name for check in CHECKS])
-    facts = read_facts(request.sysroot, request.topology, request.selection)
+    facts = read_facts(request.sysroot, request.topology, request.selection, drivers=True)
     checks = choose(profile.severities, request.only, request.without)
     if request.active:
         facts = replace(facts, trials=_trials(facts, request.transport, checks))

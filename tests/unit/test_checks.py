@@ -8,7 +8,9 @@ from machines import IB, MELLANOX, MEMORY_64, Machine, config_space, put
 
 from pgctl.checks.catalog import CHECKS, UnknownCheckError, choose, find, run_checks
 from pgctl.checks.check import NEEDS_TIME, NEEDS_TRAFFIC, NEEDS_TRIAL
+from pgctl.hardware.driver import Limits
 from pgctl.hardware.facts import read_facts
+from pgctl.hardware.root import Fact
 from pgctl.hardware.trials import Trial, Trials
 from pgctl.profile import Expect
 
@@ -230,6 +232,59 @@ def test_what_the_profile_expects(copy, check, expect, verdict):
     machine = copy("cx7")
     machine.limit_memlock(32 << 30)
     assert judge(machine.root, check, **expect).verdict == verdict
+
+
+def with_drivers(facts, mtu=4096, max_mr=1 << 20, dmabuf=True):
+    """What they say of the first NIC; the others are well."""
+
+    def told(device, first):
+        limits = Limits(1 << 63, max_mr if first else 1 << 20, *[5000] * 6, atomics=True)
+        ports = tuple(
+            replace(port, active_mtu=Fact(mtu if first else 4096, f"ibv_query_port {port.device}"))
+            for port in device.ports
+        )
+        return replace(
+            device,
+            ports=ports,
+            limits=Fact(limits, f"ibv_query_device {device.name}"),
+            dmabuf=Fact(dmabuf or not first, f"ibv_reg_dmabuf_mr {device.name}"),
+        )
+
+    rdma = tuple(told(device, i == 0) for i, device in enumerate(facts.rdma))
+    return replace(facts, rdma=rdma)
+
+
+@pytest.mark.parametrize(
+    ("check", "said", "verdict", "evidence"),
+    [
+        ("PG102", {"dmabuf": False}, "fail", "ibv_reg_dmabuf_mr mlx5_0: False, and none of"),
+        ("PG105", {"max_mr": 100}, "warn", "ibv_query_device mlx5_0: max_mr 100"),
+        ("PG107", {"mtu": 1024}, "warn", "ibv_query_port mlx5_0: 1024"),
+    ],
+)
+def test_what_drivers_say_is_judged(copy, check, said, verdict, evidence):
+    machine = copy("shared")
+    machine.remove("sys/module/nvidia_peermem")
+    facts = read_facts(str(machine.root))
+    assert find(check)(with_drivers(facts), Expect()).verdict == "pass"
+    finding = find(check)(with_drivers(facts, **said), Expect())
+    assert finding.verdict == verdict
+    assert evidence in finding.evidence
+    assert finding.fix
+
+
+def test_ports_of_different_mtus_that_would_each_do(built):
+    facts = with_drivers(read_facts(str(built["shared"].root)), mtu=2048)
+    finding = find("mtu")(facts, Expect(mtu=1024))
+    assert finding.verdict == "warn"
+    assert finding.evidence.startswith("they differ: ibv_query_port mlx5_0: 2048")
+
+
+def test_drivers_that_do_not_answer(built):
+    facts = replace(read_facts(str(built["shared"].root)), real=True)
+    finding = find("mr_limits")(facts, Expect())
+    assert finding.verdict == "skip"
+    assert finding.evidence.startswith("ibv_query_device mlx5_0:1: unknown")
 
 
 @pytest.mark.parametrize(("check", "what", "told"), TRIED)

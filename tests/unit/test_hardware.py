@@ -1,5 +1,7 @@
 """Facts: what is read, how devices hang together, and what is unknown instead of wrong."""
 
+import errno
+import json
 import os
 import sys
 from types import SimpleNamespace
@@ -7,9 +9,13 @@ from types import SimpleNamespace
 import pytest
 from machines import ETHERNET, GPU, IB, MELLANOX, NVIDIA, VGA, Machine
 
+from pgctl import process
+from pgctl.hardware.driver import Limits, ask_drivers
 from pgctl.hardware.facts import NothingThereError, read_facts
 from pgctl.hardware.gpus import read_gpus
+from pgctl.hardware.nics import nics_of_system
 from pgctl.hardware.pci import read_tree
+from pgctl.hardware.rdma import read_rdma
 from pgctl.hardware.root import Root, cpu_list, whole_number
 from pgctl.hardware.selection import Selection, SelectionError
 
@@ -240,6 +246,68 @@ def test_what_the_driver_tells_is_kept_by_address(built, monkeypatch):
     assert read_gpus(root, tree)[0].memory.why == "nvmlInit: Driver Not Loaded"
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert read_gpus(root, tree)[0].memory.why == "nvidia-ml-py is not installed"
+
+
+# ---- What drivers say
+
+SAID = {
+    **dict.fromkeys(Limits.__slots__, 5000),
+    "atomics": True,
+    "active_mtu": 2048,
+    "dmabuf": 0,
+}
+
+
+@pytest.fixture
+def drivers(monkeypatch):
+    """What they say, as lines; and why they stop."""
+
+    def say(*lines, why=""):
+        ended = process.Ended(list(lines), [], why)
+        monkeypatch.setattr(process, "run", lambda *_: ended)
+
+    return say
+
+
+def test_what_drivers_say(drivers):
+    drivers(
+        f"a:1 {json.dumps(SAID)}",
+        f"b:1 {json.dumps(SAID | {'dmabuf': -errno.EPERM})}",
+        "noise of a library",
+        'c:1 {"why": "cannot open c"}',
+        why="nothing came of it within 5 s",
+    )
+    told = ask_drivers(["a:1", "b:1", "c:1", "d:1"])
+    assert told["a:1"].limits.value.max_mr == 5000
+    assert str(told["a:1"].dmabuf) == "ibv_reg_dmabuf_mr a:1: False"
+    assert str(told["a:1"].active_mtu) == "ibv_query_port a:1: 2048"
+    assert told["b:1"].dmabuf.why == "Operation not permitted"
+    assert told["c:1"].limits.why == "cannot open c"
+    assert told["d:1"].active_mtu.why == "nothing came of it within 5 s"
+
+
+def test_drivers_of_this_machine_are_asked_in_a_process_of_their_own():
+    told = ask_drivers(["none_such:1"])["none_such:1"]
+    assert not told.limits.known
+    assert told.limits.why not in ("", "it did not say")
+
+
+def test_a_live_root_has_what_drivers_say(built, monkeypatch, drivers):
+    names = [f"mlx5_{i}:1" for i in range(4)]
+    drivers(*(f"{name} {json.dumps(SAID)}" for name in names))
+    root = Root(str(built["shared"].root))
+    copied, _ = read_rdma(root, drivers=True)
+    assert copied[0].limits.why == "not asked: the root is a copy"
+    monkeypatch.setattr(root, "live", True)
+    monkeypatch.setattr(root, "_locate", lambda path: f"{root.path}{path}")
+    unasked, _ = read_rdma(root, drivers=False)
+    assert unasked[0].limits.why == "nobody asked"
+    devices, _ = read_rdma(root, drivers=True)
+    assert [device.ports[0].active_mtu.value for device in devices] == [2048] * 4
+    assert devices[0].limits.value.max_qp == 5000
+    facts = read_facts(str(built["shared"].root))
+    nics = nics_of_system(devices, facts.netdevs, facts.tree, facts.cpus)
+    assert {nic.mtu.value for nic in nics} == {2048}
 
 
 # ---- Choices

@@ -26,6 +26,8 @@ _DMABUF_KERNEL = (5, 12)
 _PEER_MODULES = ("nvidia_peermem", "nv_peer_mem", "efa_nv_peermem")
 _SMALL_APERTURE = 256 << 20
 _LEAST_MAPS = 65530
+_LEAST_REGIONS = 4096
+"""As many as an engine keeps."""
 _STREAM, _OVERRIDE = "EnableStreamMemOPs", "PeerMappingOverride=1"
 
 
@@ -44,6 +46,12 @@ def gpu_memory(facts: Facts, _: Expect) -> Opinion:
     fix = "modprobe nvidia-peermem; or Linux 5.12 with the open NVIDIA kernel modules (DMA-BUF)"
     if kernel < _DMABUF_KERNEL:
         return fail(f"{system.kernel}: no DMA-BUF, and none of {', '.join(_PEER_MODULES)}", fix)
+    refusing = [device.dmabuf for device in facts.used_devices if device.dmabuf.value is False]
+    if refusing:
+        return fail(
+            f"{several(refusing)}, and none of {', '.join(_PEER_MODULES)} is loaded",
+            "modprobe nvidia-peermem; or a driver of the NIC that registers DMA-BUFs",
+        )
     if not _any_nvidia(facts):
         return good(f"DMA-BUF: {system.kernel}")
     if system.nvidia.open_kernel.value is None:
@@ -104,6 +112,19 @@ def mr_limits(facts: Facts, _: Expect) -> Opinion:
         return unread(facts, *unknown)
     if not maps.known:
         return unread(facts, maps)
+    devices = [device.limits for device in facts.used_devices]
+    few = [
+        f"{limits.source}: max_mr {limits.value.max_mr}"
+        for limits in devices
+        if limits.value and limits.value.max_mr < _LEAST_REGIONS
+    ]
+    if few:
+        return warn(
+            f"so few regions can be registered: {several(few)}",
+            "raise the limit in the NIC's firmware or driver; register fewer, larger regions",
+        )
+    if facts.real and (silent := [limits for limits in devices if not limits.known]):
+        return unread(facts, *silent)
     rooms = {gpu.aperture.value or 0 for gpu in facts.gpus}
     bars = ", ".join(f"BAR of {format_size(room)}" for room in sorted(rooms))
     return good(f"{bars}; {maps}" if bars else str(maps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from pgctl.checks.check import (
     NEEDS_TIME,
@@ -19,6 +20,7 @@ from pgctl.checks.check import (
 )
 from pgctl.hardware.facts import Facts
 from pgctl.hardware.rdma import Gid, Port, roce_mtu
+from pgctl.hardware.root import Fact
 from pgctl.hardware.selection import Candidate, SelectionError, choose_nics
 from pgctl.profile import Expect
 
@@ -106,6 +108,10 @@ def gid(facts: Facts, _: Expect) -> Opinion:
 def mtu(facts: Facts, expect: Expect) -> Opinion:
     if (nothing := no_rdma(facts)) is not None:
         return nothing
+    active = [port for port in facts.ports if port.active is not False]
+    told = [port.active_mtu for port in active if port.active_mtu.known]
+    if told and len(told) == len(active):
+        return _mtu_told(told, expect)
     sizes: dict[str, int] = {}
     unknown = []
     for port in filter(_is_roce, facts.ports):
@@ -127,6 +133,17 @@ def mtu(facts: Facts, expect: Expect) -> Opinion:
     if not sizes:
         return skip("active_mtu is not in sysfs, and there is no interface to derive it from")
     return good(f"RDMA makes {roce_mtu(min(sizes.values()))} of {several(shown)}")
+
+
+def _mtu_told(told: Sequence[Fact[int]], expect: Expect) -> Opinion:
+    """By the drivers, of all ports."""
+    fix = "ip link set NETDEV mtu 9000, or the subnet manager's; also at the peer and in between"
+    small = [fact for fact in told if (fact.value or 0) < (expect.mtu or _FULL_MTU)]
+    if small:
+        return warn(several(small), fix)
+    if len({fact.value for fact in told}) > 1:
+        return warn(f"they differ: {several(told)}", fix)
+    return good(several(told))
 
 
 def rails(facts: Facts, _: Expect) -> Opinion:

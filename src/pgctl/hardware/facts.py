@@ -59,6 +59,12 @@ class Facts:
         used = {name for group in self.groups for name in group.nics}
         return [nic for nic in self.nics if nic.name in used]
 
+    @property
+    def used_devices(self) -> list[RdmaDevice]:
+        """Those whose ports groups use."""
+        used = {nic.device for nic in self.used_nics}
+        return [device for device in self.rdma if device.name in used]
+
     def netdev(self, name: str | None) -> Netdev | None:
         return next((netdev for netdev in self.netdevs if netdev.name == name), None)
 
@@ -71,9 +77,16 @@ class NothingThereError(RuntimeError):
 
 
 def read_facts(
-    sysroot: str = "/", topology: str | None = None, selection: Selection | None = None
+    sysroot: str = "/",
+    topology: str | None = None,
+    selection: Selection | None = None,
+    *,
+    drivers: bool = False,
 ) -> Facts:
-    """Raises NothingThereError, TopologyError, SelectionError, OSError."""
+    """drivers: ask them as well, which starts a process where there are RDMA devices.
+
+    Raises NothingThereError, TopologyError, SelectionError, OSError.
+    """
     root = _open(sysroot)
     tree, listing = pci.read_tree(root)
     given = read_topology(topology) if topology is not None else None
@@ -84,7 +97,7 @@ def read_facts(
     if given is not None:
         tree = _overlay(given, PciTree({}) if foreign else tree)
         cpus = _cpus_of(given, cpus) if foreign else cpus
-    rdma, rdma_listing = read_rdma(root)
+    rdma, rdma_listing = read_rdma(root, drivers=drivers)
     netdevs = read_netdevs(root)
     nics = nics_of_system(rdma, netdevs, tree, cpus)
     if given is not None:

@@ -27,7 +27,7 @@ class Nic:
     gbit_s: Fact[float]
     """Of the bond, where the port is one."""
     mtu: Fact[int]
-    """RDMA's, as the kernel derives it from that of a RoCE port's interface."""
+    """RDMA's, as the driver says; else as the kernel derives it from a RoCE port's interface."""
     active: bool | None
 
 
@@ -68,6 +68,8 @@ def _link_rate(port: Port, netdev: Netdev | None) -> Fact[float]:
 
 
 def _rdma_mtu(port: Port, netdev: Netdev | None) -> Fact[int]:
+    if port.active_mtu.known:
+        return port.active_mtu
     if netdev is None or not port.roce:
         return unknown(f"{port.source}/active_mtu", "sysfs does not have it")
     return netdev.mtu.map(roce_mtu)

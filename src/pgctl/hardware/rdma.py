@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pgctl.hardware.driver import Limits, Told, ask_drivers, nothing_told
 from pgctl.hardware.pci import address_in
 from pgctl.hardware.root import Fact, Root, natural_number, unknown
 from pgctl.units import RDMA_MTUS
@@ -54,6 +55,7 @@ class Port:
     link_layer: Fact[str]
     roce: bool
     """Over Ethernet, and no iWARP."""
+    active_mtu: Fact[int]
     rate_gbit_s: Fact[float]
     """As the RDMA device has it; of a bond it is often that of one member."""
     gids: tuple[Gid, ...]
@@ -82,10 +84,13 @@ class RdmaDevice:
     """The interface that a device without hardware of its own stands on."""
     uverbs: Fact[bool]
     """Whether this process can open it."""
+    limits: Fact[Limits]
+    dmabuf: Fact[bool]
+    """Whether it registers DMA-BUFs, thus GPU memory."""
     source: str
 
 
-def read_rdma(root: Root) -> tuple[tuple[RdmaDevice, ...], Fact[tuple[str, ...]]]:
+def read_rdma(root: Root, *, drivers: bool) -> tuple[tuple[RdmaDevice, ...], Fact[tuple[str, ...]]]:
     """The devices, and the directory they were found in."""
     names = root.names(CLASS)
     verbs = {}
@@ -93,7 +98,15 @@ def read_rdma(root: Root) -> tuple[tuple[RdmaDevice, ...], Fact[tuple[str, ...]]
         device = root.text(f"{VERBS}/{name}/ibdev").value
         if device is not None:
             verbs[device] = name
-    return tuple(_device(root, name, verbs.get(name)) for name in names.value or ()), names
+    numbers = {name: _port_numbers(root, name) for name in names.value or ()}
+    nics = [f"{name}:{number}" for name in numbers for number in numbers[name] or [1]]
+    if drivers and root.live:
+        told = ask_drivers(nics)
+    else:
+        why = "nobody asked" if root.live else "not asked: the root is a copy"
+        told = {nic: nothing_told(nic, why) for nic in nics}
+    devices = (_device(root, name, verbs.get(name), numbers[name], told) for name in numbers)
+    return tuple(devices), names
 
 
 def roce_mtu(netdev_mtu: int) -> int:
@@ -101,13 +114,19 @@ def roce_mtu(netdev_mtu: int) -> int:
     return next((mtu for mtu in reversed(RDMA_MTUS) if mtu <= netdev_mtu - _ROCE_HEADERS), 0)
 
 
-def _device(root: Root, name: str, verbs: str | None) -> RdmaDevice:
+def _port_numbers(root: Root, device: str) -> list[int]:
+    names = root.names(f"{CLASS}/{device}/ports").value or ()
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _device(
+    root: Root, name: str, verbs: str | None, ports: Sequence[int], told: Mapping[str, Told]
+) -> RdmaDevice:
     path = f"{CLASS}/{name}"
     where = root.link(path).value or ""
     pci = address_in(where) or address_in(root.link(f"{path}/device").value or "")
-    numbers = root.names(f"{path}/ports").value or ()
-    ports = sorted(int(number) for number in numbers if number.isdecimal())
     node_type = root.read(f"{path}/node_type", _after_colon)
+    first = told[f"{name}:{ports[0] if ports else 1}"]
     if verbs is None:
         uverbs = unknown(VERBS, f"no entry is of {name}")
     else:
@@ -115,17 +134,24 @@ def _device(root: Root, name: str, verbs: str | None) -> RdmaDevice:
     return RdmaDevice(
         name=name,
         pci=pci,
-        ports=tuple(_port(root, name, number, node_type.value) for number in ports),
+        ports=tuple(
+            _port(root, name, number, node_type.value, told[f"{name}:{number}"].active_mtu)
+            for number in ports
+        ),
         node_type=node_type,
         firmware=root.text(f"{path}/fw_ver"),
         board=root.text(f"{path}/board_id"),
         parent=root.text(f"{path}/parent"),
         uverbs=uverbs,
+        limits=first.limits,
+        dmabuf=first.dmabuf,
         source=path,
     )
 
 
-def _port(root: Root, device: str, number: int, node_type: str | None) -> Port:
+def _port(
+    root: Root, device: str, number: int, node_type: str | None, active_mtu: Fact[int]
+) -> Port:
     path = f"{CLASS}/{device}/ports/{number}"
     gids, readable = _gids(root, path)
     layer = root.text(f"{path}/link_layer")
@@ -136,6 +162,7 @@ def _port(root: Root, device: str, number: int, node_type: str | None) -> Port:
         phys_state=root.read(f"{path}/phys_state", _after_colon),
         link_layer=layer,
         roce=layer.value == "Ethernet" and node_type in ("CA", None),
+        active_mtu=active_mtu,
         rate_gbit_s=root.read(f"{path}/rate", _rate),
         gids=gids,
         gids_readable=readable,
