@@ -267,6 +267,52 @@ def test_nothing_to_check_here_is_a_skip(probe, built):
     assert "PG115: no EFA" in probe("--sysroot", built["laptop"].root, "--only", "efa", status=77)
 
 
+WATCHED = """\
+import sys
+from pgctl.cli import cli
+from pgctl.cli.status import run
+
+WRITES = {"os." + name for name in "chmod chown link mkdir remove rename rmdir symlink".split()}
+
+
+def watch(event, args):
+    written = event == "open" and isinstance(args[2], int) and args[2] & 3
+    if event in WRITES or (written and not str(args[0]).startswith("/dev/")):
+        print(event, *args, file=sys.stderr)
+
+
+sys.addaudithook(watch)
+run(cli, ["probe"])
+"""
+
+
+def test_it_writes_nowhere():
+    """Devices are opened to read and write, to see whether they can be."""
+    watched = [sys.executable, "-P", "-B", "-c", WATCHED]
+    done = subprocess.run(watched, capture_output=True, check=True, text=True)
+    assert done.stdout.startswith("probe ")
+    assert done.stderr == ""
+
+
+def test_roots_that_are_broken(probe, tmp_path):
+    """Not one of them is a machine, and none is a traceback."""
+    for name in ("truncated", "cyclic", "files", "unreadable"):
+        (tmp_path / name / "sys/class").mkdir(parents=True)
+    for path in ("sys/bus/pci/devices/0000:00:00.0", "proc/cpuinfo"):
+        file = tmp_path / "truncated" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / "cyclic/sys/class/infiniband").symlink_to("infiniband")
+    (tmp_path / "cyclic/sys/class/net").symlink_to("../class")
+    (tmp_path / "cyclic/proc").symlink_to(".")
+    (tmp_path / "files/sys/class/infiniband").write_bytes(b"\0\xff" * 9)
+    (tmp_path / "unreadable/sys/class").chmod(0)
+    for name in ("truncated", "cyclic", "files", "unreadable"):
+        record = json.loads(probe("--sysroot", tmp_path / name, "--json", "-", status=77))
+        jsonschema.validate(record, SCHEMA)
+    (tmp_path / "unreadable/sys/class").chmod(0o700)
+
+
 # ---- What it refuses
 
 
