@@ -34,7 +34,7 @@ test: venv test-c asan tsan ## run every test: C, C under sanitizers, Python, th
 	$(VENV)/bin/python tools/verbs_tests.py || [ $$? = 77 ] # it has said why
 
 test-verbs: venv build/test-c/build.ninja ## run the tests that need an RDMA device: here, or in a lab
-	meson compile -C build/test-c test_verbs
+	meson compile -C build/test-c test_verbs test_verbs_wake
 	$(VENV)/bin/python tools/verbs_tests.py
 
 soak: venv ## run random programs: make soak TIME=600 [SEED=n] [IMPAIR=...]

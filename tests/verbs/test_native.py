@@ -1,4 +1,4 @@
-"""The C test of the transport by itself, in the flavours that were built."""
+"""The C tests of the transport by itself, in the flavours that were built."""
 
 import subprocess
 from pathlib import Path
@@ -11,8 +11,9 @@ pytestmark = pytest.mark.rdma
 
 
 @pytest.mark.parametrize("flavour", ["test-c", "asan"])
-def test_the_transport_by_itself(flavour):
-    program = BUILD / flavour / "native/test_verbs"
+@pytest.mark.parametrize("name", ["test_verbs", "test_verbs_wake"])
+def test_the_transport_by_itself(name, flavour):
+    program = BUILD / flavour / "native" / name
     if not program.exists():
         pytest.skip(f"not built: make {flavour}")
     ended = subprocess.run([program], capture_output=True, text=True, timeout=100, check=False)

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "util/error.h"
+#include "util/log.h"
 
 #define LIBRARY "libibverbs.so.1"
 
@@ -36,7 +37,12 @@ static void load(void)
 	IBVERBS_FUNCTIONS(IBVERBS_FIND)
 #undef IBVERBS_FIND
 	lib.query_gid_ex = (__typeof__(lib.query_gid_ex))find(handle, "_ibv_query_gid_ex");
+	lib.fork_init = (__typeof__(lib.fork_init))find(handle, "ibv_fork_init");
 	lib.reg_dmabuf_mr = (__typeof__(lib.reg_dmabuf_mr))dlsym(handle, "ibv_reg_dmabuf_mr");
+	/* Before Linux 5.12 a fork would leave us other pages than the device has; since then it does
+	 * nothing. Too late where this process has used RDMA before. */
+	if (!missing[0] && lib.fork_init())
+		log_warn("%s: not made safe for forks: RDMA was in use before", LIBRARY);
 }
 
 const struct ibverbs *ibverbs(struct pg_error *err)

@@ -45,6 +45,7 @@ struct ibverbs {
 	IBVERBS_FUNCTIONS(IBVERBS_MEMBER)
 #undef IBVERBS_MEMBER
 	__typeof__(_ibv_query_gid_ex) *query_gid_ex;
+	__typeof__(ibv_fork_init) *fork_init;
 	__typeof__(ibv_reg_dmabuf_mr) *reg_dmabuf_mr; /* NULL before rdma-core 34 */
 };
 

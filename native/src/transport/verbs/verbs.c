@@ -142,7 +142,8 @@ static int open_queues(struct verbs_domain *d, struct pg_error *err)
 				 "%s completes at most %d at a time, too few for %d receives: "
 				 "less of imms= will do",
 				 d->domain.name, limits->max_cqe, d->options.imms);
-	d->sends_left = entries - receives;
+	d->entries = entries;
+	d->sends = d->sends_left = entries - receives;
 	d->wcs = malloc((entries + VERBS_WCS) * sizeof(*d->wcs));
 	if (!d->wcs)
 		return error_set(err, -ENOMEM, "no memory for %u completions", entries);
@@ -168,25 +169,28 @@ static void close_queues(struct verbs_domain *d)
 	free(d->wcs);
 }
 
+static struct ibv_mr *reg_own(struct verbs_domain *d, size_t at, size_t len, int access)
+{
+	return d->lib->reg_mr(d->pd, d->memory + at, len, IBV_ACCESS_LOCAL_WRITE | access);
+}
+
 static int open_memory(struct verbs_domain *d, struct pg_error *err)
 {
-	struct memory memory = { .len = MESSAGE_BYTES + PAGE, .fd = -1 };
-	uint64_t lkey, key;
-	int rc;
+	int rc = 0;
 
-	d->memory =
-		mmap(NULL, memory.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	d->memory = mmap(NULL, MESSAGE_BYTES + PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (d->memory == MAP_FAILED) {
 		d->memory = NULL;
 		return error_set(err, -ENOMEM, "no memory for messages");
 	}
 	/* A child would copy what the device writes to. */
-	madvise(d->memory, memory.len, MADV_DONTFORK);
-	memory.base = d->memory;
-	rc = verbs_mr_reg(&d->domain, &memory, &lkey, &key, err);
-	if (rc)
-		return rc;
-	d->mr = (struct ibv_mr *)(uintptr_t)lkey;
+	madvise(d->memory, MESSAGE_BYTES + PAGE, MADV_DONTFORK);
+	d->mr = reg_own(d, 0, MESSAGE_BYTES, 0);
+	if (d->mr)
+		d->zero_mr = reg_own(d, MESSAGE_BYTES, PAGE, IBV_ACCESS_REMOTE_WRITE);
+	if (!d->zero_mr)
+		return verbs_mr_refused(d, MESSAGE_BYTES, errno, err);
 	for (uint32_t i = 0; i < VERBS_MSGS && !rc; i++) {
 		d->spare[d->n_spare++] = VERBS_MSGS + i;
 		rc = verbs_post_message_buffer(d, i);
@@ -203,6 +207,8 @@ static int open_memory(struct verbs_domain *d, struct pg_error *err)
 
 static void close_memory(struct verbs_domain *d)
 {
+	if (d->zero_mr)
+		d->lib->dereg_mr(d->zero_mr);
 	if (d->mr)
 		d->lib->dereg_mr(d->mr);
 	if (d->memory)

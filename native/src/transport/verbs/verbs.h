@@ -76,6 +76,14 @@ struct verbs_sent {
 
 #define NO_BUFFER UINT32_MAX
 
+/* A region's lkey as the engine has it: its struct ibv_mr, and a bit if the CPU cannot read it. */
+#define VERBS_LKEY_GPU 1ull
+
+static inline const struct ibv_mr *verbs_mr(uint64_t lkey)
+{
+	return (const struct ibv_mr *)(uintptr_t)(lkey & ~VERBS_LKEY_GPU);
+}
+
 /* What a completion is of: the kind, and the position of a send or the buffer of a message. Of one that
  * failed this and the number of the queue pair are all that is valid. */
 #define VERBS_ID(kind) ((uint64_t)(kind) << 32)
@@ -83,7 +91,6 @@ struct verbs_sent {
 #define VERBS_ID_LAST VERBS_ID(2) /* posted behind all others when the queue pair is in error */
 #define VERBS_ID_IMM VERBS_ID(3)
 #define VERBS_ID_MESSAGE VERBS_ID(4)
-#define VERBS_ID_NONE VERBS_ID(5) /* of a connection that is closed */
 
 /* One queue pair. Positions count work requests and wrap; told <= ended <= posted. */
 struct verbs_queue {
@@ -112,7 +119,8 @@ struct verbs_conn {
 	int status;       /* not 0: it broke */
 	bool attached, dead_told;
 	bool stopping, stopped_told, fencing, fenced_told;
-	bool still; /* nothing more is received */
+	bool still;        /* nothing more is received, */
+	uint64_t still_at; /* since so many completions were taken */
 	struct verbs_sent sent_writes[VERBS_WRS];
 	struct verbs_sent sent_messages[VERBS_MSG_WRS];
 };
@@ -154,12 +162,14 @@ struct verbs_domain {
 
 	struct ibv_wc *wcs; /* taken from cq, and not looked at */
 	unsigned wc_at, n_wcs;
-	uint32_t sends_left;
+	uint32_t entries; /* of cq */
+	uint64_t taken;   /* completions looked at */
+	uint32_t sends, sends_left;
 	uint32_t imms_missing; /* receives of immediates to post again */
 
 	uint8_t *
 		memory; /* of messages in, of messages out, and a page that immediates are aimed at */
-	struct ibv_mr *mr;
+	struct ibv_mr *mr, *zero_mr;
 	struct verbs_inbound inbox[VERBS_MSGS];
 	unsigned inbox_at, n_inbox;
 	uint32_t handed[VERBS_MSGS]; /* buffers that the caller reads until the next poll */
@@ -261,5 +271,7 @@ void verbs_events(struct verbs_domain *d);
 int verbs_mr_reg(struct domain *domain, const struct memory *memory, uint64_t *lkey, uint64_t *key,
 		 struct pg_error *err);
 void verbs_mr_dereg(struct domain *domain, uint64_t lkey);
+/* Says why memory is not registered. */
+int verbs_mr_refused(const struct verbs_domain *d, uint64_t len, int code, struct pg_error *err);
 
 #endif

@@ -3,6 +3,7 @@
  * Connections that break or are stopped, ports that go down, devices that are taken away. */
 #include <errno.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "transport/verbs/verbs.h"
 #include "util/clock.h"
@@ -13,21 +14,31 @@
 
 /* ---- Queue pairs ---- */
 
-/* false: the device does not do it. */
-static bool to_error(struct verbs_domain *d, struct verbs_queue *q)
+/* Nothing of it lands any more then; false: the device does not do even that. */
+static bool to_error(const struct verbs_domain *d, const struct verbs_queue *q)
 {
 	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_ERR };
+
+	return !d->lib->modify_qp(q->qp, &attr, IBV_QP_STATE);
+}
+
+/* Flushed behind all others, it says that they have ended. */
+static bool post_last(const struct verbs_queue *q)
+{
 	struct ibv_send_wr last = { .wr_id = VERBS_ID_LAST,
-				    .opcode = IBV_WR_RDMA_WRITE,
+				    .opcode = q->kind == QUEUE_WRITES ? IBV_WR_RDMA_WRITE
+								      : IBV_WR_SEND,
 				    .send_flags = IBV_SEND_SIGNALED };
 	struct ibv_send_wr *bad;
 
-	if (d->lib->modify_qp(q->qp, &attr, IBV_QP_STATE))
-		return false;
-	/* Flushed behind all others, it says that they have ended. */
-	if (q->kind == QUEUE_MESSAGES)
-		last.opcode = IBV_WR_SEND;
-	return !q->conn->attached || !ibv_post_send(q->qp, &last, &bad);
+	return !ibv_post_send(q->qp, &last, &bad);
+}
+
+/* Nothing more will be heard of it. */
+static void give_up(struct verbs_queue *q)
+{
+	q->last_wqe = true;
+	verbs_end(q, q->posted, -ECONNABORTED);
 }
 
 void verbs_break(struct verbs_conn *c, int status)
@@ -43,11 +54,10 @@ void verbs_break(struct verbs_conn *c, int status)
 	for (unsigned k = 0; k < N_QUEUES; k++) {
 		struct verbs_queue *q = &c->queues[k];
 
-		if (!d->gone && to_error(d, q))
-			continue;
-		/* Nothing will be heard of it. */
-		q->last_wqe = true;
-		verbs_end(q, q->posted, -ECONNABORTED);
+		if (!to_error(d, q))
+			give_up(q);
+		else if (c->attached && !post_last(q))
+			verbs_end(q, q->posted, -ECONNABORTED);
 	}
 	c->fence_ns = clock_ns() + STILL_NS;
 	verbs_news(c);
@@ -107,19 +117,31 @@ static void nic_up(struct verbs_domain *d)
 	d->tell_nic = true;
 }
 
+/* Where it is in its subnet, or its addresses: new connections have to say so. */
+static void port_changed(struct verbs_domain *d)
+{
+	struct pg_error err = { 0 };
+
+	if (d->down)
+		nic_up(d);
+	else if (verbs_port_refresh(d->lib, &d->options, &d->port, &err))
+		log_warn("%s has changed: %s", d->domain.name, err.text);
+}
+
 static void device_lost(struct verbs_domain *d, const char *why)
 {
 	log_warn("%s is lost: %s", d->domain.name, why);
 	nic_down(d, -ENODEV, true);
+	/* They would be ready for ever. */
+	epoll_ctl(d->domain.fd, EPOLL_CTL_DEL, d->channel->fd, NULL);
+	epoll_ctl(d->domain.fd, EPOLL_CTL_DEL, d->port.context->async_fd, NULL);
 	for (struct list *l = d->conns.next; l != &d->conns; l = l->next) {
 		struct verbs_conn *c = LIST_ENTRY(l, struct verbs_conn, link);
 
 		verbs_break(c, -ENODEV);
 		/* Also of those that were in error already nothing more is heard. */
-		for (unsigned k = 0; k < N_QUEUES; k++) {
-			c->queues[k].last_wqe = true;
-			verbs_end(&c->queues[k], c->queues[k].posted, -ECONNABORTED);
-		}
+		for (unsigned k = 0; k < N_QUEUES; k++)
+			give_up(&c->queues[k]);
 	}
 }
 
@@ -157,6 +179,12 @@ static void take_event(struct verbs_domain *d, const struct ibv_async_event *eve
 	case IBV_EVENT_PORT_ACTIVE:
 		if (event->element.port_num == d->port.number)
 			nic_up(d);
+		break;
+	case IBV_EVENT_LID_CHANGE:
+	case IBV_EVENT_PKEY_CHANGE:
+	case IBV_EVENT_GID_CHANGE:
+		if (event->element.port_num == d->port.number)
+			port_changed(d);
 		break;
 	case IBV_EVENT_CQ_ERR:
 	case IBV_EVENT_SRQ_ERR:

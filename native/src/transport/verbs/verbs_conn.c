@@ -24,7 +24,8 @@ struct verbs_offer {
 	uint8_t gid[16];
 	uint8_t mtu; /* enum ibv_mtu */
 	uint8_t ethernet;
-	uint8_t unused[2];
+	uint8_t needs_grh; /* its LID alone does not lead to it */
+	uint8_t unused;
 	uint32_t qpn[N_QUEUES];
 	uint32_t psn[N_QUEUES];
 	uint32_t zero_rkey;
@@ -119,8 +120,9 @@ static void fill_offer(const struct verbs_conn *c, struct offer *offer)
 		.pkey = d->port.pkey,
 		.mtu = (uint8_t)d->port.mtu,
 		.ethernet = d->port.attr.link_layer == IBV_LINK_LAYER_ETHERNET,
-		.zero_rkey = d->mr->rkey,
-		.zero_addr = (uintptr_t)d->memory + 2 * VERBS_MSGS * (uintptr_t)PG_MSG_MAX,
+		.needs_grh = !!(d->port.attr.flags & IBV_QPF_GRH_REQUIRED),
+		.zero_rkey = d->zero_mr->rkey,
+		.zero_addr = (uintptr_t)d->zero_mr->addr,
 	};
 
 	memcpy(ours.gid, d->port.gid.raw, sizeof(ours.gid));
@@ -214,6 +216,11 @@ static int check_offer(const struct verbs_domain *d, const struct offer *offer,
 		return error_set(err, -EHOSTUNREACH, "%s is %s, the peer's NIC is %s",
 				 d->domain.name, ethernet ? "Ethernet" : "InfiniBand",
 				 ethernet ? "InfiniBand" : "Ethernet");
+	/* The way would be to a router, whose LID nobody has told us. */
+	if (!ethernet && memcmp(theirs->gid, d->port.gid.raw, 8))
+		return error_set(err, -EHOSTUNREACH,
+				 "%s is in another InfiniBand subnet than the peer's NIC",
+				 d->domain.name);
 	if (!same_partition(d->port.pkey, theirs->pkey))
 		return error_set(err, -EHOSTUNREACH,
 				 "%s is in the partition of P_Key %#06x, the peer's NIC in %#06x; "
@@ -237,15 +244,14 @@ static struct ibv_ah_attr way_to(const struct verbs_domain *d, const struct verb
 		.dlid = theirs->lid,
 		.sl = (uint8_t)d->options.service_level,
 		.port_num = d->port.number,
-		.is_global = theirs->ethernet,
+		.is_global = theirs->ethernet || theirs->needs_grh ||
+			     d->port.attr.flags & IBV_QPF_GRH_REQUIRED,
 		.grh = { .sgid_index = d->port.gid_index,
 			 .hop_limit = HOPS,
 			 .traffic_class = (uint8_t)d->options.traffic_class },
 	};
 
 	memcpy(way.grh.dgid.raw, theirs->gid, sizeof(theirs->gid));
-	/* Of another subnet: through a router. */
-	way.is_global |= memcmp(theirs->gid, d->port.gid.raw, 8) != 0;
 	return way;
 }
 
@@ -339,10 +345,10 @@ void verbs_conn_close(struct conn *conn)
 	/* Completions that the device still has would be taken for those of who gets the number next;
 	 * and some devices forget them with the queue pair, receives included. */
 	verbs_break(c, -ESHUTDOWN);
-	verbs_sweep(d);
 	for (unsigned k = 0; k < N_QUEUES; k++) {
 		uint32_t qpn = c->queues[k].qp->qp_num;
 
+		verbs_sweep(d);
 		drop_sent(d, &c->queues[k]);
 		close_queue(d, &c->queues[k]);
 		verbs_sweep(d);

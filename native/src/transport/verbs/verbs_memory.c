@@ -9,7 +9,7 @@
 #include "util/error.h"
 #include "util/log.h"
 
-static int explain(const struct verbs_domain *d, uint64_t len, int code, struct pg_error *err)
+int verbs_mr_refused(const struct verbs_domain *d, uint64_t len, int code, struct pg_error *err)
 {
 	struct rlimit limit = { .rlim_cur = RLIM_INFINITY };
 
@@ -95,13 +95,13 @@ int verbs_mr_reg(struct domain *domain, const struct memory *memory, uint64_t *l
 	struct ibv_mr *mr = gpu ? reg_gpu(d, memory, err) : reg_address(d, memory);
 
 	if (!mr)
-		return gpu ? -errno : explain(d, memory->len, errno, err);
-	*lkey = (uintptr_t)mr;
+		return gpu ? -errno : verbs_mr_refused(d, memory->len, errno, err);
+	*lkey = (uintptr_t)mr | (gpu ? VERBS_LKEY_GPU : 0);
 	*key = mr->rkey;
 	return 0;
 }
 
 void verbs_mr_dereg(struct domain *domain, uint64_t lkey)
 {
-	verbs_domain(domain)->lib->dereg_mr((struct ibv_mr *)(uintptr_t)lkey);
+	verbs_domain(domain)->lib->dereg_mr((struct ibv_mr *)(uintptr_t)(lkey & ~VERBS_LKEY_GPU));
 }

@@ -184,17 +184,21 @@ void verbs_sweep(struct verbs_domain *d)
 
 void verbs_forget(struct verbs_domain *d, uint32_t qpn)
 {
+	unsigned n = d->wc_at;
+
 	for (unsigned i = d->wc_at; i < d->n_wcs; i++) {
 		struct ibv_wc *wc = &d->wcs[i];
 		uint64_t kind = wc->wr_id & ~(uint64_t)UINT32_MAX;
+		bool its = wc->qp_num == qpn;
 
-		if (wc->qp_num != qpn)
+		if (its && (kind == VERBS_ID_SEND || kind == VERBS_ID_LAST))
 			continue;
 		/* Receives go back whoever they were of. */
-		wc->status = IBV_WC_WR_FLUSH_ERR;
-		if (kind == VERBS_ID_SEND || kind == VERBS_ID_LAST)
-			wc->wr_id = VERBS_ID_NONE;
+		if (its)
+			wc->status = IBV_WC_WR_FLUSH_ERR;
+		d->wcs[n++] = *wc;
 	}
+	d->n_wcs = n;
 }
 
 /* true: the queue was found empty. */
@@ -208,7 +212,7 @@ static bool take_completions(struct verbs_domain *d, struct room *room)
 			if (!fetch(d))
 				return true;
 		}
-		while (room->left && d->wc_at < d->n_wcs)
+		for (; room->left && d->wc_at < d->n_wcs; d->taken++)
 			take(d, &d->wcs[d->wc_at++], room, first);
 	}
 	return false;
@@ -228,12 +232,13 @@ static void refill(struct verbs_domain *d)
 /* What the caller has read since the last poll. */
 static void take_back(struct verbs_domain *d)
 {
-	for (; d->n_handed; d->n_handed--)
-		verbs_post_message_buffer(d, d->handed[d->n_handed - 1]);
+	while (d->n_handed && !verbs_post_message_buffer(d, d->handed[d->n_handed - 1]))
+		d->n_handed--;
 }
 
 static void tell_messages(struct verbs_domain *d, struct room *room)
 {
+	d->inbox_waits = !room->messages;
 	for (; d->n_inbox; d->n_inbox--, d->inbox_at = (d->inbox_at + 1) % VERBS_MSGS) {
 		struct verbs_inbound *m = &d->inbox[d->inbox_at];
 		struct arrival *a;
@@ -244,12 +249,13 @@ static void tell_messages(struct verbs_domain *d, struct room *room)
 		if (!m->conn)
 			continue;
 		m->conn->messages--;
+		if (m->conn->fencing)
+			verbs_news(m->conn);
 		a = put(room, ARRIVAL_MSG, m->conn);
 		a->data = verbs_buffer(d, m->buffer);
 		a->len = m->len;
 		room->messages--;
 	}
-	d->inbox_waits = d->n_inbox && !room->messages;
 }
 
 static void tell_ended(struct verbs_queue *q, struct room *room)
@@ -273,10 +279,24 @@ static bool all_told(const struct verbs_conn *c)
 	return true;
 }
 
+/* What was received before it was still is in the queue, unless that was empty since, or as much as it
+ * holds was taken from it. */
+static bool all_taken(struct verbs_conn *c, bool empty)
+{
+	struct verbs_domain *d = conn_domain(c);
+
+	if (c->still)
+		return empty || d->taken - c->still_at > 2ull * d->entries;
+	c->still = verbs_is_still(c);
+	c->still_at = d->taken;
+	return false;
+}
+
 /* Whether there is nothing more to tell of it for now. */
 static bool tell_conn(struct verbs_conn *c, struct room *room, bool empty)
 {
-	if (c->status && !c->dead_told && !c->stopping && room->left) {
+	/* Of one that was never attached nobody waits for that, and it may be closed by now. */
+	if (c->status && c->attached && !c->dead_told && !c->stopping && room->left) {
 		put(room, ARRIVAL_DEAD, c)->status = c->status;
 		c->dead_told = true;
 	}
@@ -286,13 +306,12 @@ static bool tell_conn(struct verbs_conn *c, struct room *room, bool empty)
 		put(room, ARRIVAL_STOPPED, c);
 		c->stopped_told = true;
 	}
-	/* What was received before it was still is in the queue, unless that was empty since. */
-	if (c->fencing && c->still && !c->fenced_told && room->left && empty && !c->messages) {
+	if (c->fencing && !c->fenced_told && room->left && !c->messages && all_taken(c, empty)) {
 		put(room, ARRIVAL_FENCED, c);
 		c->fenced_told = true;
 	}
-	c->still = c->fencing && verbs_is_still(c);
-	return room->left && !(c->fencing && !c->fenced_told);
+	/* Once its messages are taken it is looked at again. */
+	return room->left && !(c->fencing && !c->fenced_told && !c->messages);
 }
 
 static void tell_news(struct verbs_domain *d, struct room *room, bool empty)
@@ -319,10 +338,15 @@ unsigned verbs_poll(struct domain *domain, struct arrival *arrivals, unsigned ma
 {
 	struct verbs_domain *d = verbs_domain(domain);
 	struct room room = { .next = arrivals, .left = max, .messages = max_msgs };
+	unsigned kept;
 	bool empty;
 
 	take_back(d);
+	/* Immediates may come faster than they are taken, and there is more to tell. */
+	kept = list_empty(&d->news) && !d->tell_nic && !d->n_inbox ? 0 : max / 4;
+	room.left -= kept;
 	empty = take_completions(d, &room);
+	room.left += kept;
 	if (d->suspicious || ++d->polls % EVENT_POLLS == 0)
 		verbs_events(d);
 	d->suspicious = false;
@@ -360,9 +384,14 @@ bool verbs_arm(struct domain *domain, bool sleep)
 		return false;
 	}
 	d->armed = true;
+	/* What rang since the last sleep may have been heard by others who watch the descriptor. */
+	drain_channel(d);
+	verbs_events(d);
 	if (d->wc_at < d->n_wcs || !list_empty(&d->news) || d->tell_nic ||
 	    (d->n_inbox && !d->inbox_waits))
 		return false;
+	if (d->gone)
+		return true;
 	if (!d->notified && ibv_req_notify_cq(d->cq, 0))
 		return false;
 	d->notified = true;

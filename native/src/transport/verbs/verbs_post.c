@@ -76,8 +76,11 @@ static void aim(const struct verbs_conn *c, const struct wr *wr, struct ibv_send
 	to->wr.rdma.remote_addr = wr->len ? wr->raddr : c->zero_addr;
 	to->wr.rdma.rkey = wr->len ? (uint32_t)wr->rkey : c->zero_rkey;
 	sge->addr = (uintptr_t)wr->src;
-	if (wr->len > VERBS_INLINE)
-		sge->lkey = ((const struct ibv_mr *)(uintptr_t)wr->lkey)->lkey;
+	if (!wr->len)
+		return;
+	sge->lkey = verbs_mr(wr->lkey)->lkey;
+	if (wr->len <= VERBS_INLINE && !(wr->lkey & VERBS_LKEY_GPU))
+		to->send_flags |= IBV_SEND_INLINE;
 }
 
 /* false: no buffer is free. */
@@ -86,6 +89,8 @@ static bool copy_message(struct verbs_domain *d, const struct wr *wr, struct ibv
 {
 	to->opcode = IBV_WR_SEND;
 	sge->addr = (uintptr_t)wr->src;
+	if (wr->len && wr->len <= VERBS_INLINE)
+		to->send_flags |= IBV_SEND_INLINE;
 	if (wr->len <= VERBS_INLINE)
 		return true;
 	if (!d->n_spare)
@@ -97,6 +102,18 @@ static bool copy_message(struct verbs_domain *d, const struct wr *wr, struct ibv
 	return true;
 }
 
+/* Where there is little left for all, who has little in flight goes first. */
+static bool has_credit(const struct verbs_domain *d, const struct verbs_queue *q)
+{
+	uint32_t in_flight = q->posted - q->ended;
+
+	if (!verbs_room(q) || !d->sends_left)
+		return false;
+	if (q->kind == QUEUE_MESSAGES && d->n_spare < VERBS_MSGS / 2 && in_flight >= 2)
+		return false;
+	return d->sends_left >= d->sends / 2 || in_flight < VERBS_SIGNAL;
+}
+
 /* Puts a work request into the chain; false: there is no credit. */
 static bool chain_add(struct verbs_conn *c, struct verbs_queue *q, const struct wr *wr)
 {
@@ -106,7 +123,7 @@ static bool chain_add(struct verbs_conn *c, struct verbs_queue *q, const struct 
 	struct ibv_send_wr *to;
 	struct ibv_sge *sge;
 
-	if (!verbs_room(q) || !d->sends_left)
+	if (!has_credit(d, q))
 		return false;
 	if (chain->queue && (chain->queue != q || chain->n == VERBS_CHAIN))
 		verbs_ring(d);
@@ -125,8 +142,6 @@ static bool chain_add(struct verbs_conn *c, struct verbs_queue *q, const struct 
 		aim(c, wr, to, sge);
 	else if (!copy_message(d, wr, to, sge, sent))
 		return false;
-	if (wr->len && wr->len <= VERBS_INLINE)
-		to->send_flags |= IBV_SEND_INLINE;
 	if (q->posted % VERBS_SIGNAL == VERBS_SIGNAL - 1)
 		to->send_flags |= IBV_SEND_SIGNALED;
 	chain->queue = q;
