@@ -361,6 +361,9 @@ class Run:
             others = [other for other in living if frozenset((rank, other)) in lost]
             self.ask([rank], "apart", ranks=others)
         self.lost = lost
+        # Who gives a peer up does not take what it goes on to send until it has heard of that.
+        if self.model.nics_may_fail:
+            self.model.reset |= lost
 
     def judge(self) -> None:
         model = self.model
