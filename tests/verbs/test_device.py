@@ -4,27 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from meeting import IMM
-from nics import nic
-from parties import pattern
+from nics import nic, transfer
 
 from pgctl.engine import PgError, PgInvalid, TransferEngine, log_to
 
 pytestmark = pytest.mark.rdma
-
-
-def transfer(world, a, b):
-    """From a to b, checked; how a reaches b."""
-    a.know(b.address())
-    b.know(a.address())
-    src = a.engine.alloc_mr(100_000)
-    src.numpy()[:] = pattern(100_000)
-    sink, desc = b.alloc(100_000)
-    op = a.engine.submit_single_write(100_000, IMM, src, desc)
-    world.finish(op)
-    world.fired(b, b.expect(IMM, 1))
-    assert b.read(sink) == src.numpy().tobytes()
-    return a.path()
 
 
 @pytest.mark.parametrize(
@@ -61,8 +45,8 @@ def test_a_wrong_device_is_named(device, message):
 
 
 def test_options_are_those_of_the_environment_where_none_are_given(world, monkeypatch):
-    monkeypatch.setenv("PGCTL_VERBS", "mtu=512")
-    a, b = world.party(**nic()), world.party(**nic("mtu=256"))
+    monkeypatch.setenv("PGCTL_VERBS", "mtu=256")
+    a, b = world.party(**nic()), world.party(**nic("mtu=512"))
     assert transfer(world, a, b).endswith("MTU 256")
 
 

@@ -83,12 +83,12 @@ def resident(process):
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) << 10
 
 
-def test_a_peer_takes_less_than_64_kib(world, record_property):
+def test_a_peer_takes_less_than_64_kib(world, request):
     crowd = Crowd(world, 256)
     before = resident(crowd.hub_process)
     assert crowd.heard() == (256, 0)
     each = (resident(crowd.hub_process) - before) // 256
-    record_property("256 peers", f"{each} bytes each, resident")
+    request.node.user_properties.append(("256 peers", f"{each} bytes each, resident"))
     assert each <= 64 << 10
 
 

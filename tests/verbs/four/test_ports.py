@@ -2,8 +2,7 @@
 
 import pytest
 from lab import down, mtu, on, state
-from meeting import IMM
-from nics import nic
+from nics import nic, transfer
 
 from pgctl.engine import PgError, PgUnsupported, TransferEngine
 
@@ -38,9 +37,5 @@ def test_a_port_of_a_smaller_mtu(world):
         with pytest.raises(PgError, match="rxe2 port 1 has an MTU of 1024, less than 4096"):
             TransferEngine(**nic("mtu=4096", "rxe2"))
         a, b = world.party(**nic(device="rxe0")), world.party(**nic(device="rxe2"))
-        a.know(b.address())
-        b.know(a.address())
-        world.finish(a.engine.submit_barrier(IMM, a.peers))
-        world.fired(b, b.expect(IMM, 1))
-        assert a.path() == "RC from rxe0 to 192.0.2.3, MTU 1024"
+        assert transfer(world, a, b) == "RC from rxe0 to 192.0.2.3, MTU 1024"
         assert b.path() == "RC from rxe2 to 192.0.2.1, MTU 1024"
