@@ -18,6 +18,7 @@ import rdma_lab
 from rdma_lab import ROOT
 
 REPORTS = ROOT / "build/verbs"
+PACKAGES = [ROOT / "tools/system-packages", "tests/verbs/system-packages.txt"]
 LIMIT_S = 400
 """Of a run: much more than it takes."""
 
@@ -79,8 +80,7 @@ def start(place: Place, run: Run) -> int:
 
 def run_all(place: Place) -> None:
     if place.lab:
-        packages = [ROOT / "tools/system-packages", "tests/verbs/system-packages.txt"]
-        subprocess.run(packages, check=True)
+        subprocess.run(PACKAGES, check=True)
     REPORTS.mkdir(parents=True, exist_ok=True)
     for run in place.runs:
         run.report.unlink(missing_ok=True)
