@@ -22,12 +22,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pgctl.bench.spec import Spec
+from pgctl.bench.spec import ALL_NAMED, Spec
 from pgctl.cli import cli
 from pgctl.cli.benchmark import Request, Show
 from pgctl.cli.status import BY_VERDICT, run
 from pgctl.report.console import Terminal
-from pgctl.report.record import Fabric, Finding, Nic, Record, Result, Run
+from pgctl.report.record import Fabric, Finding, Nic, Port, Record, Result, Run
 
 PATIENCE_S = 60
 PGCTL = (sys.executable, "-P", "-m", "pgctl")
@@ -70,7 +70,7 @@ def record(spec: Spec, *results: Result, ranks: int = 2) -> Record:
             "shm",
             "all ranks are on this host",
             tuple(Nic(f"shm{i}", None, 0) for i in range(nics[0])),
-            nics_per_rank=nics,
+            nics_by_rank=tuple(tuple(f"shm{i}" for i in range(n)) for n in nics),
             progress=tuple("inline" if n == 1 else "worker" for n in nics),
         ),
         results=results,
@@ -180,6 +180,49 @@ def test_where_nothing_broke_nothing_is_said(shown: Callable[..., str]) -> None:
     assert "failovers" not in shown(made, "write")
 
 
+def over_rdma(spec: Spec) -> Record:
+    came = three_writes(spec)
+    ports = (
+        Port("gpu01", "mlx5_0", (0,), 10**9, 1_020_000_000, 12_300_000),
+        Port("gpu01", "mlx5_1", (1,), 0, None, None),
+        Port("gpu01", "mlx5_2", (), 0, 77_000, 0),
+    )
+    elsewhere = "mlx5_0 of gpu01 has sent 0 B of 1.00 GB"
+    fabric = Fabric(
+        "verbs",
+        "--transport verbs",
+        (Nic("mlx5_0", "0000:18:00.0", 400),),
+        path="RC from mlx5_0 to 192.0.2.2, MTU 4096",
+        nics_by_rank=(("mlx5_0",), ("mlx5_1",)),
+        progress=("inline", "inline"),
+        options=spec.nic_options,
+        ports=ports,
+    )
+    found = Finding("PG202", "warn", "traffic went elsewhere", elsewhere, "")
+    limits = {"link_gbyte_s": {"65536": 50.0, "1048576": 50.0}}
+    return replace(came, fabric=fabric, limits=limits, findings=(found,))
+
+
+def test_rdma_devices(shown: Callable[..., str]) -> None:
+    out = shown(over_rdma, "write", "--transport", "verbs", "--gid-index", "3")
+    head, _, foot = out.split("\n\n")
+    assert head == textwrap.dedent("""\
+        bench write    2 ranks on gpu01, pinned to cores 0 and 1
+        transport      verbs (mlx5_0 / mlx5_1; gid=3), inline progress; --transport
+                       verbs
+        memory         engine memory, pre-faulted, hot (the same bytes each time)
+        path           RC from mlx5_0 to 192.0.2.2, MTU 4096
+        traffic        up to 64 writes in flight, each counted by the receiver""")
+    assert foot == textwrap.dedent("""\
+        limits         the links of a rank: 50.0 GB/s
+        wire           mlx5_0: 1.02 GB out, payload 1.00 GB; 12.3 MB in
+                       mlx5_1: no payload out; it does not count what it sends
+                       mlx5_2: 77.0 kB out; 0 B in; no rank uses it
+        warn           traffic went elsewhere: mlx5_0 of gpu01 has sent 0 B of 1.00 GB
+        verified       no, as --no-check asked
+        """)
+
+
 def with_threads(spec: Spec) -> Record:
     made = three_writes(spec)
     by_threads = {"65536": 87.2, "1048576": 101.6, "33554432": 19.7}
@@ -223,7 +266,7 @@ def test_ranks_with_different_nics(shown: Callable[..., str]) -> None:
             "4, 2 and 1 NICs: shm0..shm3 / shm0..shm1 / shm0",
             "worker progress at ranks 0 and 1, inline at rank 2",
         ),
-        ("1,1,1,1,2,2,2,2,4", "1 to 4 NICs", "inline progress at 4 ranks, worker at 5 ranks"),
+        ("1,1,1,1,2,2,2,2,4", "1 to 4 NICs each", "inline progress at 4 ranks, worker at 5 ranks"),
     ],
 )
 def test_who_has_what_is_said(
@@ -325,7 +368,15 @@ def test_what_was_measured_before_an_error_is_shown(shown: Callable[..., str]) -
         ("write --nics-per-rank 4,2,1", "bench write is between 2 ranks, not 3"),
         ("write -r 2 --nics-per-rank 4,2,1", "--nics-per-rank has 3 numbers, for 2 ranks"),
         ("scatter -r 3 --nics-per-rank 4,1", "--nics-per-rank has 2 numbers, for 3 ranks"),
-        ("write --transport verbs", "'verbs' is not one of"),
+        ("write --transport tcp", "'tcp' is not one of auto, shm, verbs"),
+        ("write --transport shm --nics mlx5_0", "--nics is for --transport verbs, not shm"),
+        ("write --transport shm --gid-index 3", "--gid-index is for --transport verbs, not shm"),
+        ("write --transport shm --pkey 0x8001", "--pkey is for --transport verbs, not shm"),
+        ("write --gid-index 256", "256 is too much: at most 255"),
+        ("write --service-level 16", "16 is too much: at most 15"),
+        ("write --mtu 1500", "'1500' is not one of"),
+        ("write --pkey 0x8000", "'0x8000' is not a partition key: write 0x8001"),
+        ("write --profile /nonexistent", "'/nonexistent' does not exist"),
         ("write --impair delay=20", "'--impair': impairment \"delay=20\": expected delay=TIME"),
         ("write --impair kill=nic1@1s", "names nic1, and there are 1 NICs"),
         ("write --impair cap=nic1:1G --nics-per-rank 2,1", "names nic1, and there are 1 NICs"),
@@ -385,6 +436,41 @@ def test_the_nics_of_each_rank(args: str, ranks: int, nics: tuple[int, ...]) -> 
     assert run(cli, ["bench", *args.split()], keep) == 0
     assert asked[0].ranks == ranks
     assert asked[0].spec.nics(asked[0].ranks) == nics
+
+
+def asked_of(*args: str) -> Spec:
+    """What is carried out."""
+    asked = []
+
+    def keep(request: Request, *_: object) -> int:
+        asked.append(request.spec)
+        return 0
+
+    assert run(cli, ["bench", "write", *args], keep) == 0
+    return asked[0]
+
+
+def test_what_only_rdma_devices_have_asks_for_them() -> None:
+    spec = asked_of("--gid-index", "3", "--mtu", "1024", "--pkey", "0x8001")
+    assert (spec.transport, spec.transport_why) == ("verbs", "--gid-index is for RDMA devices")
+    assert spec.nic_options == "gid=3,mtu=1024,pkey=32769"
+    assert spec.nics_per_rank == (1,)
+    spec = asked_of("--nics", "=mlx5_0", "--transport", "verbs")
+    assert (spec.transport_why, spec.nic_names) == ("--transport verbs", "=mlx5_0")
+    assert spec.nics_per_rank == (ALL_NAMED,)
+    assert asked_of("--nics", "mlx5", "--nics-per-rank", "2").nics_per_rank == (2,)
+
+
+def test_a_profile_says_what_flags_do_not(tmp_path: Path) -> None:
+    profile = tmp_path / "fabric.yaml"
+    profile.write_text("fabric: {transport: verbs}\nverbs: {gid_index: 3, traffic_class: 106}")
+    spec = asked_of("--profile", str(profile), "--gid-index", "1")
+    assert (spec.transport, spec.nic_options) == ("verbs", "gid=1,tc=106")
+    assert asked_of("--profile", str(profile)).transport_why == "the profile says so"
+    spec = asked_of("--profile", str(profile), "--transport", "shm")
+    assert spec.transport == "shm"
+    profile.write_text("verbs: {gid_index: 256}")
+    assert run(cli, ["bench", "write", "--profile", str(profile)]) == 2
 
 
 # ---- How it runs and ends, with real processes
@@ -505,7 +591,7 @@ def test_ranks_of_mpirun_with_different_nics() -> None:
 def differ_as_asked(document: dict[str, Any], nics: tuple[int, ...]) -> None:
     jsonschema.validate(document, SCHEMA)
     fabric = document["fabric"]
-    assert fabric["nics_per_rank"] == list(nics)
+    assert [len(names) for names in fabric["nics_by_rank"]] == list(nics)
     assert fabric["progress"] == ["inline" if n == 1 else "worker" for n in nics]
     assert [nic["name"] for nic in fabric["nics"]] == [f"shm{i}" for i in range(nics[0])]
     assert document["run"]["ranks"] == len(nics)

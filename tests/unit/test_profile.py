@@ -47,6 +47,13 @@ def test_profiles_build_on_profiles(load):
     assert profile.severities == {"acs": "warn", "mtu": "off"}
 
 
+def test_what_benchmarks_go_over(load):
+    base = "fabric: {transport: verbs}\nverbs: {gid_index: 3, pkey: 0x8001, mtu: 4096}"
+    profile = load("extends: base\nverbs: {gid_index: 1, retry: 2}", base=base)
+    assert profile.transport == "verbs"
+    assert profile.verbs == {"gid_index": 1, "pkey": 0x8001, "mtu": 4096, "retry": 2}
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}"])
 def test_an_empty_profile_expects_nothing(load, text):
     assert load(text) == Profile()
@@ -56,8 +63,16 @@ def test_an_empty_profile_expects_nothing(load, text):
     ("text", "line", "why"),
     [
         ("a: [", 1, "expected the node content"),
-        ("- 1", 1, "the profile: expected a mapping of extends, fabric, expect, checks, gates"),
-        ("expects: {}", 1, "the profile: expected one of extends, fabric, expect, checks, gates"),
+        (
+            "- 1",
+            1,
+            "the profile: expected a mapping of extends, fabric, verbs, expect, checks, gates",
+        ),
+        (
+            "expects: {}",
+            1,
+            "the profile: expected one of extends, fabric, verbs, expect, checks, gates",
+        ),
         ("expect: 8", 1, "expect: expected a mapping of gpus, nics"),
         ("expect:\n  gpus: 8\n  nics: many", 3, "expect.nics: expected a whole number, not 'many'"),
         ("expect:\n  gpus: -1", 2, "expect.gpus: expected a whole number, not '-1'"),
@@ -69,6 +84,9 @@ def test_an_empty_profile_expects_nothing(load, text):
         ("expect: {link_gbit_s: 0}", 1, "expect.link_gbit_s: expected a number of Gb/s, not '0'"),
         ("\nchecks:\n  acs: maybe", 3, "checks.acs: expected fail, warn or off, not 'maybe'"),
         ("checks: {asc: warn}", 1, "checks: expected one of acs, memlock, mtu, not 'asc'"),
+        ("verbs: {gid_index: 256}", 1, "verbs.gid_index: expected a whole number up to 255"),
+        ("verbs: {mtu: 1500}", 1, "verbs.mtu: expected one of 256, 512, 1024, 2048, 4096, not"),
+        ("verbs: {pkey: 1}", 1, "verbs.pkey: expected a partition key: write 0x8001, not '1'"),
         ("gates: all", 1, "gates: expected a list, not 'all'"),
         ("extends: nowhere", 1, "extends: expected a profile; there is no "),
         ("extends: p", 1, "extends: expected a profile that does not lead back here"),

@@ -19,6 +19,7 @@ from pgctl.report.record import (
     Finding,
     Gate,
     Nic,
+    Port,
     Record,
     Result,
     Run,
@@ -57,14 +58,26 @@ nics = st.builds(
     link_gbit_s=numbers,
     counters_delta=st.dictionaries(text, sizes),
 )
+ports = st.builds(
+    Port,
+    host=text,
+    name=text,
+    ranks=st.lists(st.integers(0, 9)).map(tuple),
+    payload_out=sizes,
+    data_out=st.none() | sizes,
+    data_in=st.none() | sizes,
+    counters_delta=st.dictionaries(text, sizes),
+)
 fabrics = st.builds(
     Fabric,
     transport=text,
     why=text,
     nics=st.lists(nics, max_size=4).map(tuple),
     path=text,
-    nics_per_rank=st.lists(st.integers(1, 4)).map(tuple),
+    nics_by_rank=st.lists(st.lists(text, min_size=1).map(tuple)).map(tuple),
     impair=text,
+    options=text,
+    ports=st.lists(ports, max_size=3).map(tuple),
     progress=st.lists(st.sampled_from(["inline", "worker"])).map(tuple),
 )
 series = st.builds(
@@ -148,9 +161,10 @@ def test_the_schema_is_one() -> None:
         (("verdict",), "good"),
         (("run", "ranks"), 0),
         (("results",), [{"size": 8}]),
-        (("fabric", "nics_per_rank"), 4),
+        (("fabric", "nics_by_rank"), 4),
         (("fabric", "impair"), None),
-        (("fabric", "nics_per_rank"), [4, 0]),
+        (("fabric", "nics_by_rank"), [["shm0"], []]),
+        (("fabric", "ports"), [{"name": "rxe0"}]),
         (("fabric", "progress"), ["inline", "idle"]),
         (("schema",), "pgctl.result/2"),
         (("extra",), 1),

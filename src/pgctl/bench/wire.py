@@ -96,10 +96,11 @@ def _port(where: tuple[str, str], payload: Mapping[int, int], counted: Counters)
 
 
 def findings(ports: Sequence[Port]) -> list[Finding]:
-    """A warning for every port that has sent less than it was given, or that had trouble."""
+    """Warnings: of every port that has sent less than it was given, and of all that had trouble."""
     strays = [_went_elsewhere(port, ports) for port in ports if _is_stray(port)]
-    found = [(port, troubles(port.counters_delta)) for port in ports if port.ranks]
-    return strays + [_had_trouble(port, counters) for port, counters in found if counters]
+    had = [(port, troubles(port.counters_delta)) for port in ports if port.ranks]
+    texts = [_trouble(port, counters) for port, counters in had if counters]
+    return strays + ([_had_trouble(texts)] if texts else [])
 
 
 def _is_stray(port: Port) -> bool:
@@ -123,13 +124,16 @@ def _went_elsewhere(port: Port, ports: Sequence[Port]) -> Finding:
     )
 
 
-def _had_trouble(port: Port, counters: Counters) -> Finding:
-    counts = ", ".join(f"{name} {n}" for name, n in counters.items())
+def _trouble(port: Port, counters: Counters) -> str:
+    return f"{port.name} of {port.host}: " + ", ".join(f"{k} {n}" for k, n in counters.items())
+
+
+def _had_trouble(texts: Sequence[str]) -> Finding:
     return Finding(
         id="PG203",
         verdict="warn",
         title="packets were lost, late or marked",
-        evidence=f"{port.name} of {port.host}: {counts}",
+        evidence="; ".join(texts),
         fix="look for congestion and loss on the way: flow control and ECN of the switches, "
         "the traffic class (--traffic-class), cables",
     )

@@ -22,6 +22,7 @@ NO_BREAK = "\u00a0"
 _SMALL = 4096
 """Up to here a latency is more than a copy."""
 _GOOD, _BAD, _QUIET = "green", "bold red", "dim"
+_STYLES = {"pass": _GOOD, "warn": "yellow", "fail": _BAD, "skip": _QUIET}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def header(record: Record) -> list[Line]:
     parameters = record.run.parameters
     if "memory" in parameters:
         lines.append(Line("memory", _memory(parameters)))
-    if parameters.get("memory") == "registered" and record.fabric.path:
+    if record.fabric.path and (record.fabric.ports or parameters.get("memory") == "registered"):
         lines.append(Line("path", record.fabric.path))
     if "window" in parameters:
         lines.append(Line("traffic", _traffic(record)))
@@ -67,7 +68,7 @@ def footer(record: Record) -> list[Line]:
     if (failovers := _failovers(record.fabric)) is not None:
         lines.append(Line("failovers", failovers))
     lines += [
-        Line(finding.verdict, f"{finding.title}: {finding.evidence}", _BAD)
+        Line(finding.verdict, f"{finding.title}: {finding.evidence}", _STYLES[finding.verdict])
         for finding in record.findings
     ]
     if (line := _verified(record.results)) is not None:
