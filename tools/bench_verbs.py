@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import rdma_lab
-from bench_peers import measure, say
+from bench_peers import say
 from peers import perftest, table, verbs, verbs_table
-from peers.common import ROOT, Pair
+from peers.common import ROOT, NotMeasuredError, Pair, Row
 
 MINUTE = 60
 
@@ -41,6 +41,9 @@ def main() -> None:
     for i in range(options.rounds):
         for row in rows if i % 2 == 0 else reversed(rows):
             measure(row, f"round {i + 1} of {options.rounds}")
+    for row in rows:
+        if not any(row.samples):
+            row.samples.clear()
 
     section = verbs_table.section(rows, pair, options.rounds, "make bench-verbs")
     old = options.output.read_text(encoding="utf-8") if options.output.exists() else ""
@@ -53,6 +56,19 @@ def main() -> None:
         options.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     print("\n".join(verbs_table.bars(rows)))
     say(f"wrote {options.output}")
+
+
+def measure(row: Row, when: str) -> None:
+    """One more sample, so that those of one round have one index: an empty one if it fails."""
+    if row.reason and not row.samples:
+        return
+    say(f"{when}: {row.who}, {row.setting}")
+    try:
+        row.samples.append(row.measure())
+    except NotMeasuredError as error:
+        row.samples.append({})
+        row.reason = f"a round failed: {error}"
+        say(f"  {error}")
 
 
 def elsewhere(rounds: int) -> int:

@@ -135,4 +135,5 @@ def _run(program: str, words: tuple[str, ...], pair: Pair) -> list[float]:
             numbers = line.split()
             if re.fullmatch(r"[\d\s.]+", line.strip()) and any(float(n) for n in numbers[3:]):
                 return [float(number) for number in numbers]
-    raise NotMeasuredError(f"{Path(program).name} printed no result")
+    said = " ".join(" ".join(texts).split())[-200:]
+    raise NotMeasuredError(f"{Path(program).name} printed no result: {said}")

@@ -81,7 +81,7 @@ def table(rows: list[Row], name: str, columns: list[tuple[str, str]]) -> list[st
         elif not any(metric in sample for sample in row.samples for metric in metrics):
             continue
         elif row.reason:
-            setting += f" (stopped after {len(row.samples)} rounds: {row.reason})"
+            setting += f" ({len([s for s in row.samples if s])} rounds: {row.reason})"
         lines.append(f"| {row.who} | {setting} | " + " | ".join(cells) + " |")
     return lines
 

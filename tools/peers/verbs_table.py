@@ -16,14 +16,14 @@ METHOD = """\
 ## RDMA devices
 
 Two processes on one machine: the sender on {devices[0]} and core {cores[0]}, the receiver on
-{devices[1]} and core {cores[1]}. All rows take turns, {rounds} rounds, back and forth; a cell is the
-median over the rounds, with the least and the greatest beside it. Both programs have as many writes
-in flight: 64, or 8 of 1 MiB.
+{devices[1]} and core {cores[1]}. All rows take turns, {rounds} rounds, back and forth; a cell is
+the median over the rounds, with the least and the greatest beside it. Both programs have as many
+writes in flight: 64, or 8 of 1 MiB.
 
 - pgctl: bandwidth and rate are means over a run, until everything was complete, and counted where
   there is an immediate; latency is the median of half a ping-pong of an 8 B write with its counter.
 - perftest: averages of `ib_write_bw`; latency is `t_typical`, the median, of `ib_write_lat` and
-  `ib_send_lat`. Without an immediate `ib_write_lat` looks at the receiver's memory until it changes.
+  `ib_send_lat`. Without an immediate `ib_write_lat` polls the receiver's memory.
 """
 
 
@@ -50,4 +50,11 @@ def bars(rows: list[Row]) -> list[str]:
             if shares:
                 what = title.partition(", GB/s")[0].partition(", µs")[0]
                 lines.append(f"| {what}: {peer.setting} | {asked} | {cell(shares, 'share')} |")
+                if metric.startswith("lat"):
+                    share = f"{100 * _least(ours, metric) / _least(peer, metric):.3g}"
+                    lines.append(f"| the same, the least of all rounds | {asked} | {share} |")
     return lines
+
+
+def _least(row: Row, metric: str) -> float:
+    return min(sample[metric] for sample in row.samples if metric in sample)
