@@ -18,7 +18,7 @@ def test_rails_join_and_control_goes_over_tcp(hosts):
 
 
 def test_bad_lines_cost_time_and_nothing_else(hosts):
-    h = hosts()
+    h = hosts(options="retry=7")  # for Soft-RoCE: without end
     h.start_rounds()
     h.more_rounds(1)
     netem = "loss", "1%", "delay", "1ms", "reorder", "25%"
@@ -75,7 +75,11 @@ def test_a_device_that_is_deleted(hosts, whose):
     with deleted(device, netdev, host=host):
         assert h.told(party, "nic_down") == 1
         h.more_rounds(10)
-        assert [(each.nic, each.peer_nic) for each in h.a.connections()] == [(0, 0)]
+        # One between the rails may be kept in reserve.
+        dead = (1, None) if whose == "writer" else (None, 1)
+        pairs = [(each.nic, each.peer_nic) for each in h.a.connections()]
+        assert (0, 0) in pairs
+        assert not any(nic == dead[0] or peer_nic == dead[1] for nic, peer_nic in pairs)
 
 
 def test_the_last_nic_ends_the_peer(hosts):
