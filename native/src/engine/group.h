@@ -331,6 +331,7 @@ struct pg_group {
 	_Atomic uint64_t peer_serial; /* any thread */
 	uint64_t watch_ns;            /* a sleep with watched words ends after so long */
 	uint32_t rounds;
+	uint32_t clock_rounds; /* the clock is read each so many */
 	_Atomic uint32_t
 		n_writers; /* any thread: peers that can write to us, or could and may have */
 	uint32_t n_watchers;

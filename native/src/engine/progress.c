@@ -23,7 +23,6 @@
 #include "util/fork_fds.h"
 
 #define CONTROL_NS 50000ull /* control sockets this often: their poll is a system call */
-#define CLOCK_ROUNDS 16u    /* the clock costs as much as a round */
 #define SUBMIT_BATCH 256
 #define MAX_WATCHED 32
 #define MS 1000000ull
@@ -260,7 +259,7 @@ int group_tick(struct pg_group *g)
 
 bool group_read_clock(const struct pg_group *g)
 {
-	return g->rounds % CLOCK_ROUNDS == 0 || g->handshakes;
+	return g->rounds % g->clock_rounds == 0 || g->handshakes;
 }
 
 /* What there seldom is: waits for visibility, regions that are given back, peers that end, watched

@@ -2,6 +2,7 @@
 #ifndef PGCTL_UTIL_CLOCK_H
 #define PGCTL_UTIL_CLOCK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -24,5 +25,8 @@ static inline uint64_t clock_coarse_ns(void)
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
 	return (uint64_t)now.tv_sec * NS_PER_SEC + (uint64_t)now.tv_nsec;
 }
+
+/* Whether it takes a system call: of clocks that only the kernel can read, and in some virtual machines. */
+bool clock_is_slow(void);
 
 #endif
