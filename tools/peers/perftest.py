@@ -58,7 +58,8 @@ def _rows(pair: Pair, folder: Path | None) -> list[Row]:
 def _find(name: str, folder: Path | None) -> str:
     path = shutil.which(name, path=str(folder) if folder else None)
     if path is None:
-        raise NotMeasuredError(f"{name} is not installed (apt-get install perftest)")
+        where = f"is not in {folder}" if folder else "is not installed (apt-get install perftest)"
+        raise NotMeasuredError(f"{name} {where}")
     return path
 
 
@@ -132,8 +133,8 @@ def _run(program: str, words: tuple[str, ...], pair: Pair) -> list[float]:
         stop(server)
     for text in texts:
         for line in reversed(text.splitlines()):
-            numbers = line.split()
-            if re.fullmatch(r"[\d\s.]+", line.strip()) and any(float(n) for n in numbers[3:]):
-                return [float(number) for number in numbers]
+            figures = re.fullmatch(r"(\d+\s+\d+)((\s+-?(nan|[\d.]+))+)", line.strip())
+            if figures and any(float(n) for n in figures[2].split()):
+                return [float(n) for n in line.split()]
     said = " ".join(" ".join(texts).split())[-200:]
     raise NotMeasuredError(f"{Path(program).name} printed no result: {said}")
