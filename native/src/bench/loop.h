@@ -13,16 +13,6 @@
 /* Whoever sleeps looks at the stop word this often. */
 #define LOOP_SLICE_NS 10000000
 
-/* The cheapest monotonic count. On x86-64 it runs at a constant rate, the same on all cores. */
-static inline uint64_t ticks(void)
-{
-#ifdef __x86_64__
-	return __builtin_ia32_rdtsc();
-#else
-	return clock_ns();
-#endif
-}
-
 struct loop {
 	struct pg_group *group; /* NULL: no engine takes part */
 	const struct pg_bench_control *control;

@@ -326,7 +326,7 @@ struct pg_group {
 	uint64_t *words; /* of the watchers, a line each */
 	uint64_t now, next_scan, next_control, next_beat;
 	uint64_t spin_ns;
-	uint64_t last_poll; /* coarse: see pg_progress */
+	uint64_t last_poll; /* ticks: see pg_progress */
 	uint64_t op_serial;
 	_Atomic uint64_t peer_serial; /* any thread */
 	uint64_t watch_ns;            /* a sleep with watched words ends after so long */

@@ -23,7 +23,7 @@
 #include "util/futex.h"
 
 #define RETRY_NS SCAN_NS /* a refused attempt is made again this often */
-#define PAUSE_NS 5000000ull
+#define PAUSE_TICKS 5000000ull
 
 /* ---- Sleeping ---- */
 
@@ -377,8 +377,8 @@ void *group_worker(void *arg)
 /* Who calls seldom would serve control only each 16th time. */
 static int tick_after_pause(struct pg_group *g)
 {
-	uint64_t now = clock_coarse_ns();
-	bool paused = now - g->last_poll > PAUSE_NS;
+	uint64_t now = ticks();
+	bool paused = now - g->last_poll > PAUSE_TICKS;
 
 	g->last_poll = now;
 	return paused ? group_tick(g) : 0;

@@ -17,13 +17,15 @@ static inline uint64_t clock_ns(void)
 	return (uint64_t)now.tv_sec * NS_PER_SEC + (uint64_t)now.tv_nsec;
 }
 
-/* The same to a few milliseconds, for a quarter of that. */
-static inline uint64_t clock_coarse_ns(void)
+/* The cheapest monotonic count: on x86-64 of a constant rate above one a nanosecond, the same on all
+ * cores; elsewhere of nanoseconds. */
+static inline uint64_t ticks(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint64_t)now.tv_sec * NS_PER_SEC + (uint64_t)now.tv_nsec;
+#ifdef __x86_64__
+	return __builtin_ia32_rdtsc();
+#else
+	return clock_ns();
+#endif
 }
 
 /* Whether it takes a system call: of clocks that only the kernel can read, and in some virtual machines. */
