@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from pgctl import errors
 from pgctl._ffi import ffi
 from pgctl.engine import (
     Caps,
+    FabricFacts,
     GroupConfig,
     MrDesc,
     NetAddr,
@@ -26,6 +28,8 @@ from pgctl.engine import (
     PgUnsupported,
     TransferEngine,
     check,
+    config,
+    fabric_facts,
     nic_facts,
     transports,
 )
@@ -303,6 +307,25 @@ def test_a_nic_that_is_not_there_has_no_facts(nic):
     with pytest.raises(PgUnsupported, match=r"\w+ \w+"):
         nic_facts(nic)
     assert {f.name for f in fields(NicFacts)} == set(dir(ffi.new("struct pg_nic_facts *")))
+
+
+def test_all_that_libfabric_offers(monkeypatch):
+    """Also where it is more than there was room for at first."""
+    asked = []
+
+    def offers(rows, room, version, _):
+        asked.append(room)
+        version[0] = 2 << 16 | 11
+        for i in range(min(room, 100)):
+            rows[i].provider, rows[i].domain, rows[i].max_msg = b"tcp", f"eth{i}".encode(), i
+        return 100
+
+    monkeypatch.setattr(config, "lib", SimpleNamespace(pg_fabric_facts=offers))
+    version, found = fabric_facts()
+    assert (version, asked[1:]) == ("2.11", [100])
+    assert found[99] == FabricFacts("tcp", "", "eth99", 99, 0, cq_data=False, hmem=False)
+    assert len(found) == 100
+    assert {f.name for f in fields(FabricFacts)} == set(dir(ffi.new("struct pg_fabric_facts *")))
 
 
 def test_shm_has_no_options():

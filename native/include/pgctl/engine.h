@@ -139,6 +139,24 @@ struct pg_nic_facts {
  * libibverbs. */
 int pg_nic_facts(const char *nic, struct pg_nic_facts *facts, struct pg_error *err);
 
+/* What libfabric offers on a domain of a provider: endpoints without connections (FI_EP_RDM) for messages
+ * and RMA. Of several such offers, the best of each. */
+struct pg_fabric_facts {
+	char provider[64]; /* "efa", "verbs;ofi_rxm" */
+	char fabric[64];
+	char domain[64];
+	uint64_t max_msg;     /* one message or write */
+	uint64_t link_mbit_s; /* 0: unknown */
+	bool cq_data;         /* a write can bring 32 bits to the target's completion queue */
+	bool hmem;            /* also from and to GPU memory */
+};
+
+/* Of this machine, whether or not a transport uses it: the first max, and libfabric's version, major << 16 |
+ * minor. Returns how many there are, which may be more. Takes as long as the providers take, and they read
+ * FI_* variables. -ENODEV with the reason: there is no libfabric, or one older than 1.9. */
+int pg_fabric_facts(struct pg_fabric_facts *facts, uint32_t max, uint32_t *version,
+		    struct pg_error *err);
+
 /* Whether a text says what is to go wrong on purpose with the NICs of a group, which has so many (0:
  * any number), and for which rank that is meant: -1 if for all. "" is nothing. -EINVAL names the
  * piece that does not, and what was expected there. The pieces, separated by commas:

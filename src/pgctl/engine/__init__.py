@@ -2,6 +2,7 @@
 
 from pgctl.engine.config import (
     Caps,
+    FabricFacts,
     GroupConfig,
     Limits,
     NicConfig,
@@ -9,6 +10,7 @@ from pgctl.engine.config import (
     NicStats,
     Progress,
     Transport,
+    fabric_facts,
     nic_facts,
     transports,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "Caps",
     "Connection",
     "Event",
+    "FabricFacts",
     "Fence",
     "GroupConfig",
     "ImmCounter",
@@ -82,6 +85,7 @@ __all__ = [
     "Work",
     "Write",
     "check",
+    "fabric_facts",
     "log_to",
     "nic_facts",
     "transports",

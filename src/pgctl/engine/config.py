@@ -139,6 +139,22 @@ class NicFacts:
     """Whether it registers DMA-BUFs: 1, 0, or -errno where nobody knows."""
 
 
+@dataclass(frozen=True, slots=True)
+class FabricFacts:
+    """What libfabric offers on a domain of a provider; the fields of struct pg_fabric_facts."""
+
+    provider: str
+    fabric: str
+    domain: str
+    max_msg: int
+    link_mbit_s: int
+    """0: unknown."""
+    cq_data: bool
+    """Whether a write can bring 32 bits to the target's completion queue."""
+    hmem: bool
+    """Whether GPU memory will do as well."""
+
+
 Record = TypeVar("Record", Caps, NicStats)
 
 
@@ -176,6 +192,26 @@ def nic_facts(nic: str) -> NicFacts:
     check(lib.pg_nic_facts(nic.encode(), c, error), error)
     values = {field.name: getattr(c, field.name) for field in fields(NicFacts)}
     return NicFacts(**values | {"firmware": text(c.firmware)})
+
+
+def fabric_facts() -> tuple[str, list[FabricFacts]]:
+    """libfabric's version, and what it offers on this machine. May take long, as providers do.
+
+    Raises PgUnsupported where there is no libfabric, and PgError for what it says.
+    """
+    version, error = ffi.new("uint32_t *"), new_error()
+    room, n = 0, 64
+    while n > room:
+        room = n
+        rows = ffi.new("struct pg_fabric_facts[]", room)
+        n = check(lib.pg_fabric_facts(rows, room, version, error), error)
+    return f"{version[0] >> 16}.{version[0] & 0xFFFF}", [_fabric_facts(row) for row in rows[0:n]]
+
+
+def _fabric_facts(c: Any) -> FabricFacts:
+    values = {field.name: getattr(c, field.name) for field in fields(FabricFacts)}
+    names = {name: text(values[name]) for name in ("provider", "fabric", "domain")}
+    return FabricFacts(**values | names)
 
 
 def limits_of(group: Any) -> Limits:

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * libfabric, opened at run time: the build needs its header alone, and who has no use for it needs nothing.
+ * Functions that its header has inline go through an object's own table and are called as they are, but
+ * for fi_allocinfo(), which is dupinfo(NULL). */
+#ifndef PGCTL_LIBFABRIC_H
+#define PGCTL_LIBFABRIC_H
+
+#include <rdma/fabric.h>
+#include <stdint.h>
+
+#include "pgctl/engine.h"
+
+/* With the oldest version of each symbol that has what we use. Those of 1.3 deal in struct fi_info as it is
+ * since libfabric 1.9: newer libraries keep them for programs of that time, and a newer header has only
+ * more members at the ends of structures, which are not ours to touch. */
+#define LIBFABRIC_FUNCTIONS(X)    \
+	X(dupinfo, "FABRIC_1.3")  \
+	X(freeinfo, "FABRIC_1.3") \
+	X(getinfo, "FABRIC_1.3")  \
+	X(strerror, "FABRIC_1.0") \
+	X(version, "FABRIC_1.0")
+
+struct libfabric {
+#define LIBFABRIC_MEMBER(name, since) __typeof__(fi_##name) *name;
+	LIBFABRIC_FUNCTIONS(LIBFABRIC_MEMBER)
+#undef LIBFABRIC_MEMBER
+	uint32_t api; /* the version to ask for: what both the library and this build know */
+};
+
+/* The library, opened once and for good; NULL and the reason. Any thread. */
+const struct libfabric *libfabric(struct pg_error *err);
+
+#endif
