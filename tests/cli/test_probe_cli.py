@@ -14,6 +14,9 @@ from machines import IB, MELLANOX, Machine
 from pgctl.checks.catalog import CHECKS
 from pgctl.cli import cli
 from pgctl.cli.status import run
+from pgctl.hardware import facts
+from pgctl.hardware.driver import Answers, Libfabric, Offer
+from pgctl.hardware.root import Fact
 
 SCHEMA = json.loads((files("pgctl.report") / "schema.json").read_text(encoding="utf-8"))
 PGCTL = (sys.executable, "-P", "-m", "pgctl")
@@ -102,6 +105,27 @@ def test_a_laptop(probe, built):
     )
 
 
+def test_what_libfabric_offers(probe, built, monkeypatch):
+    pairs = [("tcp;ofi_rxm", "eth0"), ("tcp;ofi_rxm", "lo"), ("shm", "shm")]
+    pairs += [("efa", f"rdmap{i}s0-rdm") for i in range(3)]
+    offers = [Offer(name, "", domain, 1 << 30, 0, True, False) for name, domain in pairs]
+
+    def says(*offers):
+        known = Fact(Libfabric("1.17", offers), "fi_getinfo")
+        monkeypatch.setattr(facts, "no_answers", lambda why: Answers({}, known, why))
+        return probe("--sysroot", built["laptop"].root, "--only", "versions")
+
+    assert textwrap.dedent("""\
+        libfabric      1.17: tcp;ofi_rxm (eth0 lo), shm, efa (rdmap0s0-rdm to
+                       rdmap2s0-rdm)
+        """) in says(*offers)
+    assert "libfabric      1.17: no provider with RMA\n" in says()
+    says(*offers)
+    record = json.loads(probe("--sysroot", built["laptop"].root, "--json", "-"))
+    jsonschema.validate(record, SCHEMA)
+    assert record["hardware"]["libfabric"]["offers"][1]["domain"] == "lo"
+
+
 def test_only_what_is_wrong(probe, built, copy):
     assert probe("--sysroot", built["cx7"].root, "-q") == ""
     assert probe("--sysroot", built["container"].root, "-q", status=1) == textwrap.dedent("""\
@@ -136,11 +160,11 @@ def test_the_worst_comes_first(probe, copy):
 
 
 def test_names_in_between_are_left_out_where_they_do_not_fit(probe, built, monkeypatch):
-    out = probe("--sysroot", built["efa32"].root, "--only", "efa")
+    out = probe("--sysroot", built["efa32"].root, "--only", "affinity")
     assert max(map(len, out.splitlines())) <= 80
     assert "0000:bb:00.0  1     36-39  28-31  rdmap188s0 to rdmap191s0 (PIX)\n" in out
     monkeypatch.setenv("COLUMNS", "160")
-    out = probe("--sysroot", built["efa32"].root, "--only", "efa")
+    out = probe("--sysroot", built["efa32"].root, "--only", "affinity")
     assert "rdmap188s0 rdmap189s0 rdmap190s0 rdmap191s0 (PIX)\n" in out
     assert out.count("rdmap188s0+3") == 1
 

@@ -4,18 +4,19 @@ import errno
 import json
 import os
 import sys
+from ctypes.util import find_library
 from types import SimpleNamespace
 
 import pytest
 from machines import ETHERNET, GPU, IB, MELLANOX, NVIDIA, VGA, Machine
 
 from pgctl import process
-from pgctl.hardware.driver import Limits, ask_drivers
+from pgctl.hardware.driver import Limits, Offer, ask_drivers, no_answers
 from pgctl.hardware.facts import NothingThereError, read_facts
 from pgctl.hardware.gpus import read_gpus
 from pgctl.hardware.nics import nics_of_system
 from pgctl.hardware.pci import read_tree
-from pgctl.hardware.rdma import read_rdma
+from pgctl.hardware.rdma import rdma_ports, read_rdma
 from pgctl.hardware.root import Root, cpu_list, whole_number
 from pgctl.hardware.selection import Selection, SelectionError
 
@@ -256,6 +257,15 @@ SAID = {
     "active_mtu": 2048,
     "dmabuf": 0,
 }
+OFFER = {
+    "provider": "verbs;ofi_rxm",
+    "fabric": "192.0.2.0/24",
+    "domain": "rxe0",
+    "max_msg": 1 << 30,
+    "link_mbit_s": 0,
+    "cq_data": True,
+    "hmem": False,
+}
 
 
 @pytest.fixture
@@ -277,35 +287,61 @@ def test_what_drivers_say(drivers):
         'c:1 {"why": "cannot open c"}',
         why="nothing came of it within 5 s",
     )
-    told = ask_drivers(["a:1", "b:1", "c:1", "d:1"])
-    assert told["a:1"].limits.value.max_mr == 5000
-    assert str(told["a:1"].dmabuf) == "ibv_reg_dmabuf_mr a:1: False"
-    assert str(told["a:1"].active_mtu) == "ibv_query_port a:1: 2048"
-    assert told["b:1"].dmabuf.why == "Operation not permitted"
-    assert told["c:1"].limits.why == "cannot open c"
-    assert told["d:1"].active_mtu.why == "nothing came of it within 5 s"
+    answers = ask_drivers(["a:1", "b:1", "c:1", "d:1"])
+    a = answers.of("a:1")
+    assert a.limits.value.max_mr == 5000
+    assert str(a.dmabuf) == "ibv_reg_dmabuf_mr a:1: False"
+    assert str(a.active_mtu) == "ibv_query_port a:1: 2048"
+    assert answers.of("b:1").dmabuf.why == "Operation not permitted"
+    assert answers.of("c:1").limits.why == "cannot open c"
+    assert answers.of("d:1").active_mtu.why == "nothing came of it within 5 s"
+    assert str(answers.libfabric) == "fi_getinfo: unknown (nothing came of it within 5 s)"
+
+
+def test_what_libfabric_says(drivers):
+    said = {"version": "1.17", "offers": [OFFER]}
+    drivers("noise of a provider", f"fi_getinfo {json.dumps(said)}")
+    libfabric = ask_drivers([]).libfabric
+    assert (libfabric.source, libfabric.value.version) == ("fi_getinfo", "1.17")
+    assert libfabric.value.offers == (Offer(**OFFER),)
+    drivers('fi_getinfo {"why": "libfabric.so.1: not there"}')
+    assert str(ask_drivers([]).libfabric) == "fi_getinfo: unknown (libfabric.so.1: not there)"
+    drivers(why="it crashed: SIGSEGV")
+    assert ask_drivers([]).libfabric.why == "it crashed: SIGSEGV"
 
 
 def test_drivers_of_this_machine_are_asked_in_a_process_of_their_own():
-    told = ask_drivers(["none_such:1"])["none_such:1"]
+    answers = ask_drivers(["none_such:1"])
+    told = answers.of("none_such:1")
     assert not told.limits.known
     assert told.limits.why not in ("", "it did not say")
+    assert answers.libfabric.known or "libfabric" in answers.libfabric.why
 
 
-def test_a_live_root_has_what_drivers_say(built, monkeypatch, drivers):
+def test_libfabric_of_this_machine():
+    """Shared memory and TCP need nothing but a machine."""
+    if find_library("fabric") is None:
+        pytest.skip("libfabric is not installed: nothing to ask")
+    offers = ask_drivers([]).libfabric.value.offers
+    pairs = [(offer.provider, offer.domain) for offer in offers]
+    assert len(set(pairs)) == len(pairs)
+    plain = [o for o in offers if o.provider.split(";")[0] in ("tcp", "shm")]
+    assert plain
+    assert all(offer.max_msg and offer.cq_data and offer.domain for offer in plain)
+
+
+def test_devices_have_what_their_drivers_say(built, drivers):
     names = [f"mlx5_{i}:1" for i in range(4)]
     drivers(*(f"{name} {json.dumps(SAID)}" for name in names))
     root = Root(str(built["shared"].root))
-    copied, _ = read_rdma(root, drivers=True)
-    assert copied[0].limits.why == "not asked: the root is a copy"
-    monkeypatch.setattr(root, "live", True)
-    monkeypatch.setattr(root, "_locate", lambda path: f"{root.path}{path}")
-    unasked, _ = read_rdma(root, drivers=False)
-    assert unasked[0].limits.why == "nobody asked"
-    devices, _ = read_rdma(root, drivers=True)
+    assert rdma_ports(root) == names
+    unasked, _ = read_rdma(root, no_answers("nobody asked"))
+    assert unasked[0].limits.why == unasked[0].ports[0].active_mtu.why == "nobody asked"
+    devices, _ = read_rdma(root, ask_drivers(names))
     assert [device.ports[0].active_mtu.value for device in devices] == [2048] * 4
     assert devices[0].limits.value.max_qp == 5000
-    facts = read_facts(str(built["shared"].root))
+    facts = read_facts(str(built["shared"].root), drivers=True)
+    assert facts.rdma[0].limits.why == facts.libfabric.why == "not asked: the root is a copy"
     nics = nics_of_system(devices, facts.netdevs, facts.tree, facts.cpus)
     assert {nic.mtu.value for nic in nics} == {2048}
 

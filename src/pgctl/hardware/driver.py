@@ -1,4 +1,4 @@
-"""What the drivers of RDMA devices say, and sysfs does not.
+"""What the drivers of RDMA devices and libfabric say, and sysfs does not.
 
 They are asked in a process of its own, since one whose device is in trouble may not answer. Run
 as a program, this is that process: `python -m pgctl.hardware.driver NIC...`.
@@ -17,6 +17,7 @@ from pgctl import process
 from pgctl.hardware.root import Fact, unknown
 
 _DEVICE, _DMABUF, _PORT = "ibv_query_device", "ibv_reg_dmabuf_mr", "ibv_query_port"
+_LIBFABRIC = "fi_getinfo"
 _DEADLINE_S = 5.0
 _CHILD = (sys.executable, "-P", "-m", "pgctl.hardware.driver")
 
@@ -46,26 +47,72 @@ class Told:
     active_mtu: Fact[int]
 
 
-def nothing_told(nic: str, why: str) -> Told:
-    return Told(*(unknown(f"{call} {nic}", why) for call in (_DEVICE, _DMABUF, _PORT)))
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Of a provider on a domain: endpoints without connections, for messages and RMA."""
+
+    provider: str
+    """ "efa", "verbs;ofi_rxm"."""
+    fabric: str
+    domain: str
+    max_msg: int
+    link_mbit_s: int
+    """0: unknown."""
+    cq_data: bool
+    """Whether a write can bring 32 bits to the target's completion queue."""
+    hmem: bool
+    """Whether GPU memory will do as well."""
 
 
-def ask_drivers(nics: Sequence[str]) -> Mapping[str, Told]:
-    """Of all of these: "mlx5_0:1" is a port."""
-    if not nics:
-        return {}
+@dataclass(frozen=True, slots=True)
+class Libfabric:
+    version: str
+    offers: tuple[Offer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    by_port: Mapping[str, Told]
+    libfabric: Fact[Libfabric]
+    why: str
+    """Why the other ports said nothing."""
+
+    def of(self, nic: str) -> Told:
+        return self.by_port.get(nic) or _nothing_told(nic, self.why)
+
+
+def no_answers(why: str) -> Answers:
+    return Answers({}, unknown(_LIBFABRIC, why), why)
+
+
+def ask_drivers(nics: Sequence[str]) -> Answers:
+    """Of all of these: "mlx5_0:1" is a port; and libfabric, of what it finds by itself."""
     ended = process.run([*_CHILD, *nics], _DEADLINE_S)
-    told = {nic: nothing_told(nic, ended.why or "it did not say") for nic in nics}
+    told, why = dict[str, Told](), ended.why or "it did not say"
+    libfabric: Fact[Libfabric] = unknown(_LIBFABRIC, why)
     for line in ended.out:
-        nic, _, answer = line.partition(" ")
-        if nic in told:
-            told[nic] = _told(nic, json.loads(answer))
-    return told
+        who, _, answer = line.partition(" ")
+        if who == _LIBFABRIC:
+            libfabric = _libfabric(json.loads(answer))
+        elif who in nics:
+            told[who] = _told(who, json.loads(answer))
+    return Answers(told, libfabric, why)
+
+
+def _libfabric(answer: Mapping[str, Any]) -> Fact[Libfabric]:
+    if "why" in answer:
+        return unknown(_LIBFABRIC, answer["why"])
+    offers = tuple(Offer(**offer) for offer in answer["offers"])
+    return Fact(Libfabric(answer["version"], offers), _LIBFABRIC)
+
+
+def _nothing_told(nic: str, why: str) -> Told:
+    return Told(*(unknown(f"{call} {nic}", why) for call in (_DEVICE, _DMABUF, _PORT)))
 
 
 def _told(nic: str, answer: Mapping[str, Any]) -> Told:
     if "why" in answer:
-        return nothing_told(nic, answer["why"])
+        return _nothing_told(nic, answer["why"])
     dmabuf, source = answer["dmabuf"], f"{_DMABUF} {nic}"
     return Told(
         limits=Fact(
@@ -77,14 +124,22 @@ def _told(nic: str, answer: Mapping[str, Any]) -> Told:
 
 
 def _answer(nics: Sequence[str]) -> None:
-    from pgctl.engine import PgError, nic_facts
+    """libfabric last: it looks through all of its providers, which takes longest."""
+    from pgctl.engine import PgError, fabric_facts, nic_facts
 
-    for nic in nics:
+    def of_nic(nic: str) -> dict[str, Any]:
+        return asdict(nic_facts(nic))
+
+    def of_libfabric(_: str) -> dict[str, Any]:
+        version, offers = fabric_facts()
+        return {"version": version, "offers": [asdict(offer) for offer in offers]}
+
+    for who, ask in (*((nic, of_nic) for nic in nics), (_LIBFABRIC, of_libfabric)):
         try:
-            answer = asdict(nic_facts(nic))
+            answer = ask(who)
         except PgError as error:
             answer = {"why": str(error)}
-        sys.stdout.write(f"{nic} {json.dumps(answer)}\n")
+        sys.stdout.write(f"{who} {json.dumps(answer)}\n")
         sys.stdout.flush()
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from pgctl.hardware import pci
 from pgctl.hardware.cpu import Cpus, read_cpus
+from pgctl.hardware.driver import Answers, Libfabric, ask_drivers, no_answers
 from pgctl.hardware.gpus import Gpu, read_gpus
 from pgctl.hardware.groups import Closeness, DomainGroup, Spot, affinity, make_groups
 from pgctl.hardware.net import Netdev, read_netdevs
 from pgctl.hardware.nics import Nic, asked_for, nics_of_system, nics_of_topology, numa_of
 from pgctl.hardware.pci import PciDevice, PciTree
-from pgctl.hardware.rdma import Port, RdmaDevice, read_rdma
+from pgctl.hardware.rdma import Port, RdmaDevice, rdma_ports, read_rdma
 from pgctl.hardware.root import Fact, Nowhere, Root
 from pgctl.hardware.selection import Selection, choose_gpus
 from pgctl.hardware.system import System, read_system
@@ -36,6 +37,7 @@ class Facts:
     """Those asked for."""
     rdma: tuple[RdmaDevice, ...]
     rdma_listing: Fact[tuple[str, ...]]
+    libfabric: Fact[Libfabric]
     netdevs: tuple[Netdev, ...]
     system: System
     nics: tuple[Nic, ...]
@@ -83,7 +85,7 @@ def read_facts(
     *,
     drivers: bool = False,
 ) -> Facts:
-    """drivers: ask them as well, which starts a process where there are RDMA devices.
+    """drivers: ask them and libfabric as well, which starts a process.
 
     Raises NothingThereError, TopologyError, SelectionError, OSError.
     """
@@ -97,7 +99,8 @@ def read_facts(
     if given is not None:
         tree = _overlay(given, PciTree({}) if foreign else tree)
         cpus = _cpus_of(given, cpus) if foreign else cpus
-    rdma, rdma_listing = read_rdma(root, drivers=drivers)
+    answers = _ask(root, drivers)
+    rdma, rdma_listing = read_rdma(root, answers)
     netdevs = read_netdevs(root)
     nics = nics_of_system(rdma, netdevs, tree, cpus)
     if given is not None:
@@ -122,6 +125,7 @@ def read_facts(
         gpus=gpus,
         rdma=rdma,
         rdma_listing=rdma_listing,
+        libfabric=answers.libfabric,
         netdevs=netdevs,
         system=read_system(root),
         nics=nics,
@@ -147,6 +151,12 @@ def _open(sysroot: str) -> Root:
     if not {"sys", "proc"} & set(entries.value):
         raise NothingThereError(f"{sysroot} has neither sys nor proc: there is nothing to read")
     return root
+
+
+def _ask(root: Root, drivers: bool) -> Answers:
+    if not root.live:
+        return no_answers("not asked: the root is a copy")
+    return ask_drivers(rdma_ports(root)) if drivers else no_answers("nobody asked")
 
 
 def _is_of(topology: Topology, tree: PciTree) -> bool:

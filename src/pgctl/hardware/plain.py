@@ -32,6 +32,7 @@ def to_plain(facts: Facts) -> dict[str, Any]:
         "gpus": facts.gpus,
         "nics": facts.nics,
         "rdma": facts.rdma,
+        "libfabric": facts.libfabric,
         "netdevs": facts.netdevs,
         "pci": _devices_between(facts),
         "affinity": facts.affinity,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pgctl.hardware.driver import Limits, Told, ask_drivers, nothing_told
+from pgctl.hardware.driver import Answers, Limits
 from pgctl.hardware.pci import address_in
 from pgctl.hardware.root import Fact, Root, natural_number, unknown
 from pgctl.units import RDMA_MTUS
@@ -90,22 +90,21 @@ class RdmaDevice:
     source: str
 
 
-def read_rdma(root: Root, *, drivers: bool) -> tuple[tuple[RdmaDevice, ...], Fact[tuple[str, ...]]]:
-    """The devices, and the directory they were found in."""
+def rdma_ports(root: Root) -> list[str]:
+    """As drivers call them: "mlx5_0:1"; of a device without ports, the first."""
+    names = root.names(CLASS).value or ()
+    return [f"{name}:{number}" for name in names for number in _port_numbers(root, name) or [1]]
+
+
+def read_rdma(root: Root, answers: Answers) -> tuple[tuple[RdmaDevice, ...], Fact[tuple[str, ...]]]:
+    """The devices, and the directory they were found in. answers: of their drivers."""
     names = root.names(CLASS)
     verbs = {}
     for name in root.names(VERBS).value or ():
         device = root.text(f"{VERBS}/{name}/ibdev").value
         if device is not None:
             verbs[device] = name
-    numbers = {name: _port_numbers(root, name) for name in names.value or ()}
-    nics = [f"{name}:{number}" for name in numbers for number in numbers[name] or [1]]
-    if drivers and root.live:
-        told = ask_drivers(nics)
-    else:
-        why = "nobody asked" if root.live else "not asked: the root is a copy"
-        told = {nic: nothing_told(nic, why) for nic in nics}
-    devices = (_device(root, name, verbs.get(name), numbers[name], told) for name in numbers)
+    devices = (_device(root, name, verbs.get(name), answers) for name in names.value or ())
     return tuple(devices), names
 
 
@@ -119,14 +118,13 @@ def _port_numbers(root: Root, device: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def _device(
-    root: Root, name: str, verbs: str | None, ports: Sequence[int], told: Mapping[str, Told]
-) -> RdmaDevice:
+def _device(root: Root, name: str, verbs: str | None, answers: Answers) -> RdmaDevice:
     path = f"{CLASS}/{name}"
     where = root.link(path).value or ""
     pci = address_in(where) or address_in(root.link(f"{path}/device").value or "")
     node_type = root.read(f"{path}/node_type", _after_colon)
-    first = told[f"{name}:{ports[0] if ports else 1}"]
+    ports = _port_numbers(root, name)
+    first = answers.of(f"{name}:{ports[0] if ports else 1}")
     if verbs is None:
         uverbs = unknown(VERBS, f"no entry is of {name}")
     else:
@@ -135,7 +133,7 @@ def _device(
         name=name,
         pci=pci,
         ports=tuple(
-            _port(root, name, number, node_type.value, told[f"{name}:{number}"].active_mtu)
+            _port(root, name, number, node_type.value, answers.of(f"{name}:{number}").active_mtu)
             for number in ports
         ),
         node_type=node_type,

@@ -27,6 +27,8 @@ def machine(record: Record) -> list[Line]:
     lines = [Line("probe", _host(record, hardware)), Line("cpus", _cpus(hardware["cpus"]))]
     lines.append(Line("gpus", _counted(_gpu_names(hardware)) or "none"))
     lines.append(Line("nics", _nics(hardware)))
+    if hardware["libfabric"]:
+        lines.append(Line("libfabric", _libfabric(hardware["libfabric"])))
     if hardware["topology"]:
         lines.append(Line("topology", hardware["topology"]))
     if trials := hardware["trials"]:
@@ -150,6 +152,17 @@ def _nics(hardware: Mapping[str, Any]) -> str:
         kinds.append(rate + (f" {layer}" if layer in ("Ethernet", "InfiniBand") else "") + down)
     names = [nic["name"] for nic in hardware["nics"]]
     return f"{_counted(kinds)}: {_listed(names)}"
+
+
+def _libfabric(libfabric: Mapping[str, Any]) -> str:
+    """Its providers, and the domains of each that is not one by itself, as shared memory is."""
+    domains: dict[str, list[str]] = {}
+    for offer in libfabric["offers"]:
+        domains.setdefault(offer["provider"], []).append(offer["domain"])
+    texts = [
+        name if where == [name] else f"{name} ({_listed(where)})" for name, where in domains.items()
+    ]
+    return f"{libfabric['version']}: {', '.join(texts) or 'no provider with RMA'}"
 
 
 def _counted(items: Sequence[str]) -> str:
