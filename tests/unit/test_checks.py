@@ -8,7 +8,7 @@ from machines import IB, MELLANOX, MEMORY_64, Machine, config_space, put
 
 from pgctl.checks.catalog import CHECKS, UnknownCheckError, choose, find, run_checks
 from pgctl.checks.check import NEEDS_TIME, NEEDS_TRAFFIC, NEEDS_TRIAL
-from pgctl.hardware.driver import Limits
+from pgctl.hardware.driver import Libfabric, Limits, Offer
 from pgctl.hardware.facts import read_facts
 from pgctl.hardware.root import Fact
 from pgctl.hardware.trials import Trial, Trials
@@ -186,6 +186,16 @@ def with_trials(facts, *bad: Trial):
     return replace(facts, trials=Trials("verbs", "there are RDMA devices", (*done, *bad)))
 
 
+def with_libfabric(facts, provider="efa", lost=0, hmem=True):
+    """It offers all adapters, but for the last few."""
+    devices = facts.rdma[: len(facts.rdma) - lost]
+    offers = tuple(
+        Offer(provider, "efa", f"{device.name}-rdm", 1 << 30, 100_000, cq_data=True, hmem=hmem)
+        for device in devices
+    )
+    return replace(facts, libfabric=Fact(Libfabric("1.17", offers), "fi_getinfo"))
+
+
 def judge(root: Path, check: str, **expect: object):
     return find(check)(read_facts(str(root)), Expect(**expect))
 
@@ -222,7 +232,9 @@ def test_a_healthy_machine_has_no_complaints(built, name):
 def test_what_can_be_fine_is_fine_somewhere(built):
     fine = {"PG126"}
     for name in ("cx7", "efa32"):
-        findings = run_checks(with_trials(read_facts(str(built[name].root))), Expect(), {})
+        findings = run_checks(
+            with_libfabric(with_trials(read_facts(str(built[name].root)))), Expect(), {}
+        )
         fine |= {f.id for f in findings if f.verdict == "pass"}
     assert fine == {check.id for check in CHECKS} - NEVER_PASS
 
@@ -287,6 +299,40 @@ def test_drivers_that_do_not_answer(built):
     assert finding.evidence.startswith("ibv_query_device mlx5_0:1: unknown")
 
 
+@pytest.mark.parametrize(
+    ("offered", "verdict", "evidence"),
+    [
+        ({}, "pass", "libfabric 1.17 offers RMA over 16 adapters"),
+        ({"provider": "tcp;ofi_rxm"}, "fail", "has no efa provider with RMA, only tcp;ofi_rxm"),
+        ({"provider": "efa;ofi_rxd"}, "fail", "has no efa provider with RMA, only efa;ofi_rxd"),
+        ({"lost": 16}, "fail", "has no efa provider with RMA, only nothing"),
+        ({"lost": 1}, "warn", "offers 15 of 16 adapters"),
+        ({"hmem": False}, "warn", "does not offer GPU memory"),
+    ],
+)
+def test_what_libfabric_offers_over_efa(copy, offered, verdict, evidence):
+    machine = copy("efa16")
+    facts = with_libfabric(read_facts(str(machine.root)), **offered)
+    finding = find("efa")(facts, Expect())
+    assert finding.verdict == verdict
+    assert evidence in finding.evidence
+    assert bool(finding.fix) == (verdict != "pass")
+
+
+def test_a_libfabric_that_did_not_answer_is_not_fine(copy):
+    machine = copy("efa16")
+    finding = judge(machine.root, "efa")
+    assert (finding.verdict, finding.evidence) == (
+        "skip",
+        "fi_getinfo: unknown (not asked: the root is a copy)",
+    )
+    machine.remove("opt/amazon/efa/lib/libfabric.so.1")
+    assert judge(machine.root, "efa").verdict == "fail"
+    # It was found where nobody looked.
+    facts = with_libfabric(read_facts(str(machine.root)))
+    assert find("efa")(facts, Expect()).verdict == "pass"
+
+
 @pytest.mark.parametrize(("check", "what", "told"), TRIED)
 def test_what_was_tried_and_failed(built, check, what, told):
     facts = read_facts(str(built["cx7"].root))
@@ -333,7 +379,8 @@ def test_there_is_a_host_where_it_fires_and_one_where_it_does_not(built, check):
     hosts = {name for id_, name, *_ in BAD if id_ == check}
     hosts |= {"cx7" for id_, *_ in (*EXPECTED, *TRIED) if id_ == check}
     assert hosts, f"{check} fires nowhere: add a row to BAD, EXPECTED or TRIED"
-    findings = [judge(built[name].root, check, gpus=8) for name in sorted(hosts)]
+    facts = [with_libfabric(read_facts(str(built[name].root))) for name in sorted(hosts)]
+    findings = [find(check)(known, Expect(gpus=8)) for known in facts]
     quiet = [f for f in findings if f.verdict == "pass" or f.evidence in OPEN]
     assert quiet, f"{check} is quiet nowhere: {findings}"
 

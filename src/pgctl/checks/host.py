@@ -26,6 +26,7 @@ _LEAST_MEMLOCK = 1 << 30
 _KNOWN_BAD = (5, 12)
 _AMAZON = 0x1D0F
 _EFA = range(0xEFA0, 0xEFB0)
+_EFA_SOFTWARE = "install the EFA software: its libfabric has the efa provider"
 _PROVIDERS = {
     "mlx5_core": "mlx5",
     "mlx4_core": "mlx4",
@@ -118,11 +119,34 @@ def efa(facts: Facts, _: Expect) -> Opinion:
             f"{len(lost)} of {len(adapters)} adapters have no RDMA device: {several(lost)}",
             "modprobe efa; install the EFA software",
         )
-    library = facts.system.libraries["libfabric"]
-    if not library.known:
-        return fail(cannot(library), "install the EFA software: its libfabric has the efa provider")
+    return _efa_offers(facts, len(adapters))
+
+
+def _efa_offers(facts: Facts, adapters: int) -> Opinion:
+    """What libfabric makes of them."""
+    library, libfabric = facts.system.libraries["libfabric"], facts.libfabric
+    if not library.known and not libfabric.known:
+        return fail(cannot(library), _EFA_SOFTWARE)
+    if libfabric.value is None:
+        return unread(facts, libfabric)
+    offers = [o for o in libfabric.value.offers if o.provider == "efa"]
+    what = f"{libfabric.source}: libfabric {libfabric.value.version}"
+    if not offers:
+        others = ", ".join(dict.fromkeys(o.provider for o in libfabric.value.offers)) or "nothing"
+        return fail(f"{what} has no efa provider with RMA, only {others}", _EFA_SOFTWARE)
+    domains = len({offer.domain for offer in offers})
+    if domains < adapters:
+        return warn(
+            f"{what} offers {domains} of {adapters} adapters",
+            "let this process open all of /dev/infiniband/uverbs*; unset FI_EFA_IFACE",
+        )
+    if facts.gpus and not any(offer.hmem for offer in offers):
+        return warn(
+            f"{what} does not offer GPU memory (FI_HMEM) over efa",
+            f"{_EFA_SOFTWARE}, and it knows CUDA",
+        )
     return good(
-        f"{len(adapters)} adapters, {library.value}; whether the security group lets them talk "
+        f"{what} offers RMA over {adapters} adapters; whether the security group lets them talk "
         "shows only with a peer"
     )
 
