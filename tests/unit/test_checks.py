@@ -369,7 +369,7 @@ def test_gpu_memory_is_not_tried_and_not_fine(built):
     finding = find("gpu_reach")(facts, Expect())
     assert (finding.verdict, finding.evidence) == (
         "skip",
-        "this build's engine does not register GPU memory",
+        "this release does not try to write between a NIC and a GPU",
     )
 
 
