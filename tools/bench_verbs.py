@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import rdma_lab
 from bench_peers import say
@@ -16,6 +17,7 @@ from peers import perftest, table, verbs, verbs_table
 from peers.common import ROOT, NotMeasuredError, Pair, Row
 
 MINUTE = 60
+Item = TypeVar("Item")
 
 
 def main() -> None:
@@ -84,10 +86,10 @@ def elsewhere(rounds: int) -> int:
     return subprocess.run(rdma_lab.command(lab, words, limit_s), check=False).returncode
 
 
-def two(items: list) -> tuple:  # type: ignore[type-arg]
+def two(items: list[Item]) -> tuple[Item, Item]:
     if len(items) != 2:
         sys.exit(f"bench-verbs: two are needed, not {items}")
-    return tuple(items)
+    return items[0], items[1]
 
 
 if __name__ == "__main__":

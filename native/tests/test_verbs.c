@@ -117,6 +117,26 @@ static void test_credit(struct end *a, struct end *b)
 	disconnect(a, b);
 }
 
+/* When little is left for all of a NIC, who has much in flight waits for others. */
+static void test_scarce_credit(struct end *a, struct end *b)
+{
+	struct verbs_domain *d = verbs_domain(a->d);
+	struct wr wr;
+	unsigned taken, n = 0;
+
+	connect_ends(a, b);
+	taken = d->sends_left - (d->sends / 2 - 1);
+	d->sends_left -= taken;
+	do
+		wr = write_of(a, b, n, 0, 8);
+	while (transport_verbs.post(a->c, &wr, 1, NULL) == 1 && ++n < VERBS_WRS);
+	CHECK_EQ(n, VERBS_SIGNAL);
+	d->sends_left += taken;
+	CHECK_EQ(post(a, &wr), 1);
+	await_ended(a, b, n + 1);
+	disconnect(a, b);
+}
+
 /* ---- What does not ---- */
 
 /* Memory that is not the peer's to give: the write fails for its own fault, what comes behind it may be
@@ -325,6 +345,7 @@ int main(void)
 	test_messages(&a, &b);
 	test_message_flood(&a, &b);
 	test_credit(&a, &b);
+	test_scarce_credit(&a, &b);
 	test_wrong_key(&a, &b);
 	for (unsigned polls = 0; polls <= 64; polls += 16)
 		test_stop_and_fence(&a, &b, polls);

@@ -3,8 +3,10 @@
 import math
 import re
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from peers.common import (
     NotMeasuredError,
@@ -23,6 +25,7 @@ from peers.common import (
 SIZES = (4096, 64 << 10, 1 << 20)
 IMM = "--write_with_imm"
 FIRST_TRY = 200
+Result = TypeVar("Result")
 MOST = 10_000_000
 TRIES = 3
 Counts = dict[tuple[str, ...], int]
@@ -109,7 +112,12 @@ def _bandwidth(
     return _long_enough(test, (program, *words), pair, counts)
 
 
-def _long_enough(test, key, pair: Pair, counts: Counts):  # type: ignore[no-untyped-def]
+def _long_enough(
+    test: Callable[[int], tuple[Result, float]],
+    key: tuple[str, ...],
+    pair: Pair,
+    counts: Counts,
+) -> Result:
     """What a test measures that takes about as long as it should."""
     if key not in counts:
         _, seconds = test(FIRST_TRY)

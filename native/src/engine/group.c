@@ -263,7 +263,8 @@ int group_create(struct pg_engine *e, unsigned index, const struct pg_group_conf
 	g->rail_only = config->rail_only;
 	g->worker_cpu = config->worker_cpu;
 	g->worker_mode = choose_worker(config->progress);
-	g->clock_rounds = clock_is_slow() ? SLOW_CLOCK_ROUNDS : CLOCK_ROUNDS;
+	g->slow_clock = clock_is_slow();
+	g->clock_mask = (g->slow_clock ? SLOW_CLOCK_ROUNDS : CLOCK_ROUNDS) - 1;
 	g->spin_ns = choose_spin(g->config->spin_ns, g->worker_mode);
 	list_init(&g->active);
 	list_init(&g->dirty);

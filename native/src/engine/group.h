@@ -326,12 +326,13 @@ struct pg_group {
 	uint64_t *words; /* of the watchers, a line each */
 	uint64_t now, next_scan, next_control, next_beat;
 	uint64_t spin_ns;
-	uint64_t last_poll; /* ticks: see pg_progress */
+	uint64_t last_poll; /* coarse nanoseconds, or ticks: see pg_progress */
 	uint64_t op_serial;
 	_Atomic uint64_t peer_serial; /* any thread */
 	uint64_t watch_ns;            /* a sleep with watched words ends after so long */
 	uint32_t rounds;
-	uint32_t clock_rounds; /* the clock is read each so many */
+	bool slow_clock;     /* it is a system call */
+	uint32_t clock_mask; /* the clock is read in rounds that have none of these bits */
 	_Atomic uint32_t
 		n_writers; /* any thread: peers that can write to us, or could and may have */
 	uint32_t n_watchers;

@@ -259,7 +259,7 @@ int group_tick(struct pg_group *g)
 
 bool group_read_clock(const struct pg_group *g)
 {
-	return g->rounds % g->clock_rounds == 0 || g->handshakes;
+	return (g->rounds & g->clock_mask) == 0 || g->handshakes;
 }
 
 /* What there seldom is: waits for visibility, regions that are given back, peers that end, watched

@@ -23,7 +23,7 @@
 #include "util/futex.h"
 
 #define RETRY_NS SCAN_NS /* a refused attempt is made again this often */
-#define PAUSE_TICKS 5000000ull
+#define PAUSE 5000000ull /* nanoseconds, or ticks, of which there are more */
 
 /* ---- Sleeping ---- */
 
@@ -377,8 +377,9 @@ void *group_worker(void *arg)
 /* Who calls seldom would serve control only each 16th time. */
 static int tick_after_pause(struct pg_group *g)
 {
-	uint64_t now = ticks();
-	bool paused = now - g->last_poll > PAUSE_TICKS;
+	/* Neither needs a system call. The coarse clock is the cheaper one where both are there. */
+	uint64_t now = g->slow_clock ? ticks() : clock_coarse_ns();
+	bool paused = now - g->last_poll > PAUSE;
 
 	g->last_poll = now;
 	return paused ? group_tick(g) : 0;
