@@ -4,11 +4,15 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "util/error.h"
 
 #define LIBRARY "libfabric.so.1"
+#define MAX_OPENED 8
+#define MAX_PATH 256
 
 /* AWS installs its own where the loader does not look by itself. */
 static const char *const places[] = {
@@ -17,59 +21,90 @@ static const char *const places[] = {
 	"/opt/amazon/efa/lib64/" LIBRARY,
 };
 
-static struct libfabric lib;
-static char missing[256];
+/* One that was asked for, and was found or not. */
+struct opened {
+	char path[MAX_PATH];
+	struct libfabric lib;
+	char missing[256]; /* "": nothing is */
+};
 
-static void *open_library(void)
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct opened opened[MAX_OPENED];
+static unsigned n_opened;
+
+static void *try(struct opened *o, const char *path)
 {
-	void *handle;
+	void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 
-	for (unsigned i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		handle = dlopen(places[i], RTLD_NOW | RTLD_LOCAL);
-		if (handle)
-			return handle;
-		/* What is wrong with the one that the loader finds; the others are but a try. */
-		if (!i)
-			snprintf(missing, sizeof(missing),
-				 "%s; install libfabric1, on AWS the EFA software", dlerror());
-	}
-	return NULL;
+	if (handle)
+		o->lib.path = path;
+	/* What is wrong with the one that the loader finds; the others are but a try. */
+	else if (!o->missing[0])
+		snprintf(o->missing, sizeof(o->missing),
+			 "%s; install libfabric1, on AWS the EFA software", dlerror());
+	return handle;
 }
 
-static void *find(void *handle, const char *name, const char *since)
+static void *open_library(struct opened *o)
+{
+	void *handle = NULL;
+
+	if (o->path[0])
+		return try(o, o->path);
+	for (unsigned i = 0; i < sizeof(places) / sizeof(places[0]) && !handle; i++)
+		handle = try(o, places[i]);
+	return handle;
+}
+
+static void *find(struct opened *o, void *handle, const char *name, const char *since)
 {
 	void *at = dlvsym(handle, name, since);
 
-	if (!at && !missing[0])
-		snprintf(missing, sizeof(missing), LIBRARY " is too old: it has no %s of %s", name,
-			 since);
+	if (!at && !o->missing[0])
+		snprintf(o->missing, sizeof(o->missing), "%s is too old: it has no %s of %s",
+			 o->lib.path, name, since);
 	return at;
 }
 
-static void load(void)
+static void load(struct opened *o)
 {
-	const uint32_t built_for = FI_VERSION(FI_MAJOR_VERSION, FI_MINOR_VERSION);
-	void *handle = open_library();
+	struct libfabric *lib = &o->lib;
+	void *handle = open_library(o);
 
 	if (!handle)
 		return;
-	missing[0] = '\0';
+	o->missing[0] = '\0';
 #define LIBFABRIC_FIND(name, since) \
-	lib.name = (__typeof__(lib.name))find(handle, "fi_" #name, since);
+	lib->name = (__typeof__(lib->name))find(o, handle, "fi_" #name, since);
 	LIBFABRIC_FUNCTIONS(LIBFABRIC_FIND)
 #undef LIBFABRIC_FIND
-	if (missing[0])
+	if (o->missing[0])
 		return;
-	lib.api = lib.version() < built_for ? lib.version() : built_for;
+	lib->api = lib->version() < LIBFABRIC_API ? lib->version() : LIBFABRIC_API;
 }
 
-const struct libfabric *libfabric(struct pg_error *err)
+/* NULL: there is no room for another. */
+static struct opened *find_opened(const char *path)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	for (unsigned i = 0; i < n_opened; i++)
+		if (!strcmp(opened[i].path, path))
+			return &opened[i];
+	if (n_opened == MAX_OPENED || strlen(path) >= MAX_PATH)
+		return NULL;
+	memcpy(opened[n_opened].path, path, strlen(path) + 1);
+	load(&opened[n_opened]);
+	return &opened[n_opened++];
+}
 
-	pthread_once(&once, load);
-	if (!missing[0])
-		return &lib;
-	error_set(err, -ENODEV, "%s", missing);
+const struct libfabric *libfabric(const char *path, struct pg_error *err)
+{
+	struct opened *o;
+
+	pthread_mutex_lock(&lock);
+	o = find_opened(path);
+	pthread_mutex_unlock(&lock);
+	if (o && !o->missing[0])
+		return &o->lib;
+	error_set(err, -ENODEV, "%s", o ? o->missing : "too many libraries of libfabric are open");
 	return NULL;
 }

@@ -75,7 +75,7 @@ static void describe(const struct fi_info *first, const struct fi_info *hmem,
 int pg_fabric_facts(struct pg_fabric_facts *facts, uint32_t max, uint32_t *version,
 		    struct pg_error *err)
 {
-	const struct libfabric *fabric = libfabric(err);
+	const struct libfabric *fabric = libfabric("", err);
 	struct fi_info *all, *hmem;
 	uint32_t n = 0;
 	int rc;
