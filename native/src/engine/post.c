@@ -144,7 +144,8 @@ static void page_wr(struct pg_group *g, const struct op *op, const struct lane *
 		dst = d->u.paged.dst_offset + d->u.paged.dst_indices[i] * d->u.paged.dst_stride;
 	}
 	wr->src = (const char *)op->mr->memory.base + src;
-	wr->raddr = op->rmr->desc.base + dst;
+	wr->rbase = op->rmr->desc.base;
+	wr->raddr = wr->rbase + dst;
 	wr->mapped = op->rmr->mapped ? (char *)op->rmr->mapped + dst : NULL;
 }
 

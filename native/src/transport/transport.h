@@ -79,7 +79,8 @@ struct wr {
 	const void *src;
 	uint64_t len;
 	uint64_t lkey;
-	uint64_t raddr; /* in the owner's address space */
+	uint64_t raddr; /* in the owner's address space, */
+	uint64_t rbase; /* where its region begins there */
 	uint64_t rkey;
 	void *mapped; /* raddr as mapped here by mr_import, else NULL */
 };
@@ -193,6 +194,7 @@ const struct transport *transport_find(const char *name);
 
 extern const struct transport transport_shm;
 extern const struct transport transport_verbs;
+extern const struct transport transport_ofi;
 
 /* impaired/: opens a domain of transport that misbehaves as spec says, which is not empty; grammar in
  * pg_impair_check. Its table and its capabilities are its own. */
