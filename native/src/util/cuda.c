@@ -10,6 +10,7 @@
 /* As in cuda.h, which the build does not need. */
 #define CU_POINTER_ATTRIBUTE_CONTEXT 1
 #define CU_POINTER_ATTRIBUTE_MEMORY_TYPE 2
+#define CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL 9
 #define CU_MEMORYTYPE_DEVICE 2
 #define CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD 1
 
@@ -31,6 +32,11 @@ static void *find(const char *name)
 	return at;
 }
 
+bool cuda_is_loaded(void)
+{
+	return find("cuPointerGetAttribute");
+}
+
 bool cuda_is_device_memory(const void *ptr)
 {
 	cu_pointer_get_attribute *get = (cu_pointer_get_attribute *)find("cuPointerGetAttribute");
@@ -38,6 +44,16 @@ bool cuda_is_device_memory(const void *ptr)
 
 	return get && !get(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, (uintptr_t)ptr) &&
 	       type == CU_MEMORYTYPE_DEVICE;
+}
+
+int cuda_device(const void *ptr)
+{
+	cu_pointer_get_attribute *get = (cu_pointer_get_attribute *)find("cuPointerGetAttribute");
+	int device = 0;
+
+	if (!get || get(&device, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, (uintptr_t)ptr))
+		return 0;
+	return device;
 }
 
 /* The range of an allocation as a DMA-BUF: whole pages. */

@@ -10,7 +10,13 @@
 
 #include "pgctl/engine.h"
 
+/* Whether there can be such memory. */
+bool cuda_is_loaded(void);
+
 bool cuda_is_device_memory(const void *ptr);
+
+/* The number that the driver has for the GPU whose memory it is; 0 if it does not say. */
+int cuda_device(const void *ptr);
 
 /* A descriptor of the DMA-BUF that holds [ptr, ptr + len), which begins there at *offset; the caller
  * closes it. -EOPNOTSUPP and the reason. */
