@@ -187,7 +187,7 @@ enum pg_progress {
 struct pg_domain_config {
 	char transport[16]; /* "shm"; "" picks the first that this machine can run */
 	char device[64];    /* NIC; "" lets the transport choose */
-	char options[128];  /* the transport's own: "gid=3,tc=106"; -EINVAL names the piece that it
+	char options[512];  /* the transport's own: "gid=3,tc=106"; -EINVAL names the piece that it
 				 does not know. "": as the transport's environment variable says */
 	int32_t cpu;        /* pin this domain's own thread, if it has one; -1: not pinned */
 	uint32_t link_mbit_s; /* share of split writes; 0: as the transport says */

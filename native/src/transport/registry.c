@@ -7,6 +7,7 @@
 static const struct transport *const transports[] = {
 	&transport_shm,
 	&transport_verbs,
+	&transport_ofi,
 };
 
 #define N_TRANSPORTS (sizeof(transports) / sizeof(transports[0]))

@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "transport/ofi/ofi.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define LINK_POLLS 1024
+/* Between looks of who sleeps where nothing rings. */
+#define NAP_MIN_NS 20000ull
+#define NAP_MAX_NS 1000000ull
+
+/* Where arrivals go. */
+struct room {
+	struct arrival *next;
+	unsigned left, messages;
+};
+
+static struct arrival *put(struct room *room, enum arrival_kind kind, struct ofi_conn *c)
+{
+	struct arrival *a = room->next++;
+
+	room->left--;
+	a->kind = kind;
+	a->conn = c ? &c->conn : NULL;
+	return a;
+}
+
+/* ---- What was sent ---- */
+
+/* Its own fault; others may send it. What has the provider break the connection, breaks it for all. */
+static int own_fault(int error)
+{
+	switch (error) {
+	case FI_EACCES:
+	case FI_EPERM:
+	case FI_EKEYREJECTED:
+	case FI_ENOKEY:
+		return -EACCES;
+	case FI_EFAULT:
+		return -EFAULT;
+	case FI_EMSGSIZE:
+	case FI_ETRUNC:
+		return -EMSGSIZE;
+	default:
+		return 0;
+	}
+}
+
+static void sent(struct ofi_domain *d, struct ofi_send *send, int error)
+{
+	struct ofi_conn *c = send->conn;
+	int fault = error ? own_fault(error) : 0;
+
+	ofi_send_ended(d, send, !error ? 0 : fault ? fault : -ECONNABORTED);
+	if (c && error && !fault)
+		ofi_conn_break(c, error < FI_ERRNO_OFFSET ? -error : -EIO);
+	if (c && c->stopping)
+		ofi_news(c);
+}
+
+/* ---- What has come ---- */
+
+static void imm_arrived(struct room *room, struct ofi_conn *c, uint32_t imm,
+			const struct arrival *first)
+{
+	struct arrival *a = room->next - 1;
+
+	/* Late, of one that is given up. */
+	if (!c || c->fenced_told)
+		return;
+	if (room->next > first && a->kind == ARRIVAL_IMM && a->conn == &c->conn && a->imm == imm) {
+		a->count++;
+		return;
+	}
+	a = put(room, ARRIVAL_IMM, c);
+	a->imm = imm;
+	a->count = 1;
+}
+
+static void message_arrived(struct ofi_domain *d, struct ofi_receive *r, size_t len)
+{
+	const struct ofi_header *header = &r->packet->header;
+	struct ofi_conn *c = len >= sizeof(*header) ? ofi_conn_find(d, header->tag) : NULL;
+
+	if (c && (c->nonce != header->nonce || c->fenced_told))
+		c = NULL;
+	r->conn = c;
+	r->len = c ? (uint32_t)(len - sizeof(*header)) : 0;
+	if (c)
+		c->received++;
+	list_append(c ? &d->inbox : &d->handed, &r->link);
+}
+
+static struct ofi_conn *source(const struct ofi_domain *d, uint64_t data, fi_addr_t from)
+{
+	if (d->wide)
+		return ofi_conn_find(d, (uint32_t)(data >> 32));
+	return from < d->n_sources ? d->sources[from] : NULL;
+}
+
+static void take(struct ofi_domain *d, const struct fi_cq_data_entry *e, fi_addr_t from,
+		 struct room *room, const struct arrival *first)
+{
+	struct ofi_token *token = e->op_context;
+
+	if (e->flags & FI_REMOTE_CQ_DATA)
+		imm_arrived(room, source(d, e->data, from), (uint32_t)e->data, first);
+	else if (!token)
+		return;
+	else if (token->is_receive)
+		message_arrived(d, LIST_ENTRY(token, struct ofi_receive, token), e->len);
+	else
+		sent(d, LIST_ENTRY(token, struct ofi_send, token), 0);
+}
+
+static void say_error(struct ofi_domain *d, const struct fi_cq_err_entry *e)
+{
+	char text[128] = "";
+
+	fi_cq_strerror(d->cq, e->prov_errno, e->err_data, text, sizeof(text));
+	log_warn("%s (%s of libfabric): %s: %s", d->domain.name, ofi_provider(d),
+		 d->lib->strerror(e->err), text);
+}
+
+/* An operation that failed; of a receive nothing has come. */
+static void take_error(struct ofi_domain *d)
+{
+	struct fi_cq_err_entry e = { 0 };
+	struct ofi_token *token;
+
+	if (fi_cq_readerr(d->cq, &e, 0) != 1)
+		return;
+	token = e.op_context;
+	if (e.err != FI_ECANCELED && log_wanted(PG_LOG_WARN))
+		say_error(d, &e);
+	if (!token || (e.flags & FI_REMOTE_WRITE))
+		return;
+	if (!token->is_receive) {
+		sent(d, LIST_ENTRY(token, struct ofi_send, token), e.err ? e.err : FI_EIO);
+		return;
+	}
+	LIST_ENTRY(token, struct ofi_receive, token)->conn = NULL;
+	list_append(&d->handed, &LIST_ENTRY(token, struct ofi_receive, token)->link);
+}
+
+/* Each is one arrival at most, so that what is read has room. */
+static void read_all(struct ofi_domain *d, struct room *room)
+{
+	const struct arrival *first = room->next;
+	struct fi_cq_data_entry entries[OFI_BATCH];
+	fi_addr_t from[OFI_BATCH];
+
+	while (room->left) {
+		size_t n = room->left < OFI_BATCH ? room->left : OFI_BATCH;
+		ssize_t got = d->wide ? fi_cq_read(d->cq, entries, n)
+				      : fi_cq_readfrom(d->cq, entries, n, from);
+
+		if (got == -FI_EAVAIL) {
+			take_error(d);
+			d->taken++;
+			continue;
+		}
+		if (got <= 0) {
+			d->empty++;
+			return;
+		}
+		d->taken += (size_t)got;
+		for (ssize_t i = 0; i < got; i++)
+			take(d, &entries[i], from[i], room, first);
+	}
+}
+
+/* ---- What there is to tell ---- */
+
+/* What the caller has read since the last poll. */
+static void take_back(struct ofi_domain *d)
+{
+	struct list now;
+
+	list_take_all(&now, &d->handed);
+	while (!list_empty(&now)) {
+		struct ofi_receive *r = LIST_ENTRY(now.next, struct ofi_receive, link);
+
+		list_remove(&r->link);
+		if (!ofi_receive_again(r))
+			list_append(&d->handed, &r->link);
+	}
+}
+
+static void tell_messages(struct ofi_domain *d, struct room *room)
+{
+	d->inbox_waits = !room->messages;
+	while (!list_empty(&d->inbox)) {
+		struct ofi_receive *r = LIST_ENTRY(d->inbox.next, struct ofi_receive, link);
+		struct arrival *a;
+
+		if (r->conn && (!room->left || !room->messages))
+			return;
+		list_remove(&r->link);
+		list_append(&d->handed, &r->link);
+		if (!r->conn)
+			continue;
+		r->conn->received--;
+		if (r->conn->fencing)
+			ofi_news(r->conn);
+		a = put(room, ARRIVAL_MSG, r->conn);
+		a->data = r->packet->data;
+		a->len = r->len;
+		room->messages--;
+	}
+}
+
+static void told(struct ofi_conn *c, struct room *room, uint64_t id, int status, bool message)
+{
+	struct arrival *a = put(room, ARRIVAL_DONE, c);
+
+	a->id = id;
+	a->status = status;
+	*(message ? &c->messages : &c->writes) -= 1;
+	if (c->writes <= OFI_WRITES - OFI_ROOM)
+		c->conn.full = false;
+}
+
+static void tell_ended(struct ofi_domain *d, struct room *room)
+{
+	while (!list_empty(&d->ended) && room->left) {
+		struct ofi_send *send = LIST_ENTRY(d->ended.next, struct ofi_send, link);
+
+		told(send->conn, room, send->id, send->status, send->is_message);
+		ofi_send_free(d, send);
+	}
+}
+
+/* What has come of messages is for the receiver to say, and what comes later is of nobody there: theirs
+ * need not be waited for. */
+static void give_up_messages(struct ofi_conn *c, struct room *room)
+{
+	struct list *sends = &c->messenger->sends;
+
+	for (struct list *l = sends->next; l != sends && room->left; l = l->next) {
+		struct ofi_send *send = LIST_ENTRY(l, struct ofi_send, link);
+
+		if (send->conn != c || !send->is_message)
+			continue;
+		told(c, room, send->id, -ECONNABORTED, true);
+		send->conn = NULL;
+	}
+}
+
+/* Nothing of it lands any more. */
+static bool is_still(const struct ofi_conn *c)
+{
+	const struct ofi_domain *d = conn_domain(c);
+
+	return ofi_endpoint_is_quiet(d, c->writer) ||
+	       (c->writer->fid && c->fence_ns && clock_ns() >= c->fence_ns);
+}
+
+/* Whether it has to be looked at again by itself. */
+static bool tell_conn(struct ofi_conn *c, struct room *room)
+{
+	/* Of one that was never attached nobody waits for that, and it may be closed by now. */
+	if (c->status && c->attached && !c->dead_told && !c->stopping && room->left) {
+		put(room, ARRIVAL_DEAD, c)->status = c->status;
+		c->dead_told = true;
+	}
+	if (!c->stopping)
+		return !room->left;
+	if (c->messages)
+		give_up_messages(c, room);
+	if (!c->stopped_told && room->left && !c->writes && !c->messages) {
+		put(room, ARRIVAL_STOPPED, c);
+		c->stopped_told = true;
+	}
+	if (c->fencing && !c->fenced_told && room->left && !c->received && is_still(c)) {
+		put(room, ARRIVAL_FENCED, c);
+		c->fenced_told = true;
+	}
+	/* The end of a write brings it back here, and so does a message that is taken. */
+	return !room->left || (c->fencing && !c->fenced_told && !c->received);
+}
+
+static void tell_news(struct ofi_domain *d, struct room *room)
+{
+	struct list now;
+
+	/* First, as it says why connections broke. */
+	if (d->tell_nic && room->left) {
+		put(room, ARRIVAL_NIC, NULL)->status = d->down ? -ENETDOWN : 0;
+		d->tell_nic = false;
+	}
+	list_take_all(&now, &d->news);
+	while (!list_empty(&now)) {
+		struct ofi_conn *c = LIST_ENTRY(now.next, struct ofi_conn, news_link);
+
+		list_remove(&c->news_link);
+		if (tell_conn(c, room))
+			ofi_news(c);
+	}
+}
+
+unsigned ofi_poll(struct domain *domain, struct arrival *arrivals, unsigned max, unsigned max_msgs)
+{
+	struct ofi_domain *d = ofi_domain(domain);
+	struct room room = { .next = arrivals, .left = max, .messages = max_msgs };
+	/* Immediates may come faster than they are taken, and there is more to tell. */
+	unsigned kept = list_empty(&d->news) && list_empty(&d->inbox) && !d->tell_nic ? 0 : max / 4;
+
+	pthread_mutex_lock(&d->lock);
+	if (!list_empty(&d->handed))
+		take_back(d);
+	room.left -= kept;
+	read_all(d, &room);
+	room.left += kept;
+	if (!list_empty(&d->closed))
+		ofi_endpoints_tidy(d);
+	pthread_mutex_unlock(&d->lock);
+	if (++d->polls % LINK_POLLS == 0)
+		ofi_link_look(d);
+	if (!list_empty(&d->ended))
+		tell_ended(d, &room);
+	if (!list_empty(&d->inbox))
+		tell_messages(d, &room);
+	if (!list_empty(&d->news) || d->tell_nic)
+		tell_news(d, &room);
+	if (room.next != arrivals)
+		d->nap_ns = NAP_MIN_NS;
+	return max - room.left;
+}
+
+/* ---- Sleep ---- */
+
+static void set_nap(const struct ofi_domain *d, uint64_t ns)
+{
+	const struct itimerspec after = { .it_value = { .tv_nsec = (long)ns } };
+
+	timerfd_settime(d->nap_fd, 0, &after, NULL);
+}
+
+/* Nothing rings here: it is looked at again soon, and less so the longer nothing comes. */
+static void nap(struct ofi_domain *d)
+{
+	set_nap(d, d->nap_ns);
+	d->nap_ns = d->nap_ns * 2 < NAP_MAX_NS ? d->nap_ns * 2 : NAP_MAX_NS;
+}
+
+bool ofi_arm(struct domain *domain, bool sleep)
+{
+	struct ofi_domain *d = ofi_domain(domain);
+	struct fid *fids[] = { &d->cq->fid };
+	uint64_t n;
+	int rc;
+
+	if (!sleep) {
+		if (d->nap_fd >= 0)
+			(void)!read(d->nap_fd, &n, sizeof(n));
+		return false;
+	}
+	ofi_link_look(d);
+	if (!list_empty(&d->news) || !list_empty(&d->ended) || !list_empty(&d->closed) ||
+	    d->tell_nic || (!list_empty(&d->inbox) && !d->inbox_waits))
+		return false;
+	if (d->nap_fd >= 0) {
+		nap(d);
+		return true;
+	}
+	pthread_mutex_lock(&d->lock);
+	rc = fi_trywait(d->fabric, fids, 1);
+	pthread_mutex_unlock(&d->lock);
+	return !rc;
+}
