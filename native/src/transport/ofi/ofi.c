@@ -172,12 +172,8 @@ static void close_fid(struct fid *fid)
 
 #define CLOSE(object) close_fid((object) ? &(object)->fid : NULL)
 
-static void ofi_close(struct domain *domain)
+static void destroy(struct ofi_domain *d)
 {
-	struct ofi_domain *d = ofi_domain(domain);
-
-	if (d->domain.fd >= 0)
-		close(d->domain.fd);
 	ofi_endpoints_free(d);
 	CLOSE(d->zero_mr);
 	CLOSE(d->packets_mr);
@@ -185,9 +181,6 @@ static void ofi_close(struct domain *domain)
 	CLOSE(d->av);
 	CLOSE(d->fid);
 	CLOSE(d->fabric);
-	if (d->nap_fd >= 0)
-		close(d->nap_fd);
-	ofi_link_close(d);
 	if (d->zero)
 		munmap(d->zero, PAGE);
 	if (d->packets)
@@ -196,10 +189,44 @@ static void ofi_close(struct domain *domain)
 		munmap(d->sends, OFI_SENDS * sizeof(*d->sends));
 	if (d->nic.info)
 		d->lib->freeinfo(d->nic.info);
-	free(d->conns);
-	free(d->sources);
 	pthread_mutex_destroy(&d->lock);
 	free(d);
+}
+
+/* Those that peers in this process may still use. */
+static pthread_mutex_t lingering_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct list lingering = { &lingering, &lingering };
+static unsigned n_open;
+
+static void close_later(struct ofi_domain *d)
+{
+	pthread_mutex_lock(&lingering_lock);
+	list_append(&lingering, &d->lingering_link);
+	if (--n_open == 0)
+		while (!list_empty(&lingering)) {
+			struct list *l = lingering.next;
+
+			list_remove(l);
+			destroy(LIST_ENTRY(l, struct ofi_domain, lingering_link));
+		}
+	pthread_mutex_unlock(&lingering_lock);
+}
+
+static void ofi_close(struct domain *domain)
+{
+	struct ofi_domain *d = ofi_domain(domain);
+
+	if (d->domain.fd >= 0)
+		close(d->domain.fd);
+	if (d->nap_fd >= 0)
+		close(d->nap_fd);
+	ofi_link_close(d);
+	free(d->conns);
+	free(d->sources);
+	if (d->nic.lingers)
+		close_later(d);
+	else
+		destroy(d);
 }
 
 /* What it demands, and how it addresses memory. */
@@ -228,6 +255,11 @@ static int open_all(struct ofi_domain *d, const struct domain_options *options,
 	rc = ofi_choose(d->lib, &d->options, options->device, options->index, &d->nic, err);
 	if (rc)
 		return rc;
+	if (d->nic.lingers) {
+		pthread_mutex_lock(&lingering_lock);
+		n_open++;
+		pthread_mutex_unlock(&lingering_lock);
+	}
 	snprintf(d->domain.name, sizeof(d->domain.name), "%s", d->nic.name);
 	read_modes(d);
 	rc = ofi_link_open(d, err);
@@ -241,7 +273,9 @@ static int open_all(struct ofi_domain *d, const struct domain_options *options,
 	if (!rc)
 		rc = open_fd(d, err);
 	if (!rc)
-		rc = ofi_endpoint_open(d, true, &d->shared, err);
+		rc = ofi_endpoint_open(d, true, &d->messenger, err);
+	if (!rc && !d->nic.own_endpoints)
+		rc = ofi_endpoint_open(d, false, &d->writer, err);
 	if (!rc)
 		rc = open_memory(d, err);
 	if (!rc)
@@ -264,6 +298,7 @@ static int ofi_open(const struct domain_options *options, struct domain **domain
 	d->domain.fd = d->cq_fd = d->nap_fd = -1;
 	pthread_mutex_init(&d->lock, NULL);
 	list_init(&d->closed);
+	list_init(&d->lingering_link);
 	list_init(&d->news);
 	list_init(&d->free_sends);
 	list_init(&d->ended);

@@ -4,13 +4,13 @@
  * fid_domain with one completion queue and one address vector. Endpoints are connectionless (FI_EP_RDM),
  * a connection is a pair of addresses and what is in flight between them.
  *
- * Who gives up a connection has to know that nothing of it lands any more, and libfabric can take back
- * nothing but an endpoint. So where endpoints are cheap (tcp), each connection writes through one of its
- * own, which is closed to stop it. Where they are not (efa: a queue pair with its buffers), connections
- * share the endpoint of the NIC; there, one is stopped when the provider has ended what was posted, and a
- * device that gives up sending is taken at its word. In both cases an endpoint is closed when the last of
- * its connections has been stopped. Messages always go over the endpoint of the NIC, so that those for
- * which a receiver has no room hold no write up.
+ * A NIC has one endpoint for messages and another for writes, so that messages for which a receiver has
+ * no room hold no write up. Who gives up a connection has to know that nothing of it lands any more, and
+ * libfabric can take back nothing but an endpoint. So where those are cheap (tcp), each connection writes
+ * through one of its own, which is closed to stop it. Where they are not (efa: a queue pair with its
+ * buffers), one is stopped when the provider has ended what was posted, and a device that gives up
+ * sending is taken at its word. In both cases an endpoint is closed when the last of its connections has
+ * been stopped.
  *
  * Immediates name their connection at the receiver: in the upper half of the 64 bits that most providers
  * carry, else (efa: 32 bits) by the address they come from. Messages name it in a header.
@@ -56,6 +56,12 @@ struct ofi_nic {
 	uint32_t rail;
 	bool own_endpoints; /* a connection writes through an endpoint of its own */
 	bool fences;        /* what a stopped connection had sent does not land for ever */
+	/* An endpoint cannot be closed before its NIC (ofi_rxm leaves it in the queue's wait set). */
+	bool keeps;
+	/* Nor a NIC before all of its kind in the process, which go on using its memory (shm). */
+	bool lingers;
+	/* Bytes that go with an immediate without payload (shm 1.17 never ends a write of none). */
+	unsigned bare;
 };
 
 /* What an op_context points at begins with this. */
@@ -148,7 +154,7 @@ struct ofi_domain {
 	bool offsets;   /* peers' memory is addressed from the beginning of a region */
 	bool local_mr;  /* what is sent from has to be registered */
 	uint64_t slack; /* more than a completion queue can hold */
-	struct ofi_endpoint *shared;
+	struct ofi_endpoint *messenger, *writer; /* of all connections; opened for the first */
 	struct list closed;
 
 	struct ofi_conn **conns; /* by the lower half of their tags */
@@ -172,6 +178,7 @@ struct ofi_domain {
 	struct list handed; /* that the caller reads until the next poll */
 	bool inbox_waits;   /* the caller has no room for messages */
 
+	struct list lingering_link; /* among NICs that wait to be closed, see ofi.c */
 	struct ofi_link *link;
 	int cq_fd, nap_fd; /* either */
 	uint64_t nap_ns;

@@ -15,18 +15,26 @@
 #define MR_MODES (FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY | FI_MR_ENDPOINT)
 #define MBIT 1000000
 
-/* What is known of providers. Those that come first are better; of one rank, libfabric's order decides. */
+/* The providers that keep what we promise. Those of lower rank are better; of one rank, libfabric's order
+ * decides. Not among them is tcp;ofi_rxm, which ends messages that were not delivered. */
 struct provider {
 	const char *name, *asked; /* by which it is asked for, if another */
 	int rank;
-	bool own_endpoints; /* they are cheap */
-	bool fences;        /* its device or kernel does not send for ever what was given up */
-	bool unasked;       /* it is chosen also if nobody asks for it */
+	bool own_endpoints;  /* they are cheap */
+	bool fences;         /* its device or kernel does not send for ever what was given up */
+	bool keeps, lingers; /* see struct ofi_nic, */
+	unsigned bare;       /* also of this */
+	bool unasked;        /* it is chosen also if nobody asks for it */
 };
 
 static const struct provider providers[] = {
 	{ .name = "efa", .rank = 0, .fences = true, .unasked = true },
-	{ .name = "verbs;ofi_rxm", .asked = "verbs", .rank = 1, .fences = true, .unasked = true },
+	{ .name = "verbs;ofi_rxm",
+	  .asked = "verbs",
+	  .rank = 1,
+	  .fences = true,
+	  .keeps = true,
+	  .unasked = true },
 	{ .name = "cxi", .rank = 1, .fences = true, .unasked = true },
 	{ .name = "tcp", .rank = 2, .own_endpoints = true, .fences = true, .unasked = true },
 	/* What is tcp since libfabric 1.18, as 1.17 has it. */
@@ -36,9 +44,8 @@ static const struct provider providers[] = {
 	  .own_endpoints = true,
 	  .fences = true,
 	  .unasked = true },
-	{ .name = "tcp;ofi_rxm", .asked = "tcp", .rank = 4, .unasked = true },
 	/* Reaches this host alone. */
-	{ .name = "shm", .rank = 5, .fences = true },
+	{ .name = "shm", .rank = 5, .fences = true, .keeps = true, .lingers = true, .bare = 1 },
 };
 
 #define N_PROVIDERS (sizeof(providers) / sizeof(providers[0]))
@@ -51,13 +58,9 @@ static const struct provider *provider_of(const struct fi_info *info)
 	return NULL;
 }
 
-static bool is_asked(const struct fi_info *info, const char *name)
+static bool is_asked(const struct provider *p, const char *name)
 {
-	const struct provider *p = provider_of(info);
-
-	if (!strcmp(info->fabric_attr->prov_name, name))
-		return true;
-	return p && p->asked && !strcmp(p->asked, name);
+	return !strcmp(p->name, name) || (p->asked && !strcmp(p->asked, name));
 }
 
 /* ---- What there is ---- */
@@ -98,7 +101,8 @@ static bool is_local(const struct fi_info *info)
 static bool can_serve(const struct fi_info *info)
 {
 	/* efa has a second fabric, without messages in order or delivery complete. */
-	return info->ep_attr->type == FI_EP_RDM && info->domain_attr->cq_data_size >= 4 &&
+	return provider_of(info) && info->ep_attr->type == FI_EP_RDM &&
+	       info->domain_attr->cq_data_size >= 4 &&
 	       !((uint64_t)info->domain_attr->mr_mode & ~(uint64_t)(MR_MODES | FI_MR_HMEM)) &&
 	       info->src_addrlen <= OFI_NAME && strcmp(info->fabric_attr->name, "efa-direct") != 0;
 }
@@ -106,10 +110,8 @@ static bool can_serve(const struct fi_info *info)
 /* Lower is better: the provider, then addresses that lead elsewhere, then the older protocol. */
 static int score(const struct fi_info *info)
 {
-	const struct provider *p = provider_of(info);
-	int rank = p ? p->rank : (int)N_PROVIDERS;
-
-	return rank * 4 + (is_local(info) ? 2 : 0) + (info->addr_format == FI_SOCKADDR_IN6 ? 1 : 0);
+	return provider_of(info)->rank * 4 + (is_local(info) ? 2 : 0) +
+	       (info->addr_format == FI_SOCKADDR_IN6 ? 1 : 0);
 }
 
 /* Providers leave out what is asked for with more than they can. */
@@ -151,11 +153,10 @@ struct choice {
 
 static bool fits(const struct choice *c, const struct fi_info *info)
 {
-	const struct provider *p = provider_of(info);
-
 	if (!can_serve(info) || (c->device[0] && !is_named(info, c->device)))
 		return false;
-	return c->provider[0] ? is_asked(info, c->provider) : p && p->unasked;
+	return c->provider[0] ? is_asked(provider_of(info), c->provider)
+			      : provider_of(info)->unasked;
 }
 
 static void add(struct choice *c, const struct fi_info *info)
@@ -229,7 +230,7 @@ static void say_why(const struct choice *c, const struct fi_info *info, char *wh
 
 	if (c->provider[0])
 		snprintf(why, size, "asked for");
-	else if (!p || p->rank == 0)
+	else if (p->rank == 0)
 		snprintf(why, size, "the best there is");
 	else
 		snprintf(why, size, "%s",
@@ -313,6 +314,9 @@ int ofi_choose(const struct libfabric *lib, const struct ofi_options *options, c
 	nic->own_endpoints = p && p->own_endpoints &&
 			     !(info->domain_attr->mr_mode & FI_MR_ENDPOINT);
 	nic->fences = p && p->fences;
+	nic->keeps = p && p->keeps;
+	nic->lingers = p && p->lingers;
+	nic->bare = p ? p->bare : 0;
 free_all:
 	if (all)
 		lib->freeinfo(all);

@@ -20,7 +20,7 @@ enum { WRITER, MESSENGER, N_NAMES };
 /* How our half of a connection is reached. */
 struct ofi_offer {
 	uint16_t layout;
-	uint8_t name_len[N_NAMES]; /* of a writer that is the messenger: 0 */
+	uint8_t name_len[N_NAMES];
 	uint32_t protocol;
 	uint32_t protocol_version;
 	uint32_t tag;
@@ -71,32 +71,32 @@ static void leave(struct ofi_domain *d, struct ofi_conn *c)
 {
 	if (c->messenger)
 		ofi_endpoint_leave(d, c->messenger);
-	if (c->writer && c->writer != c->messenger)
+	if (c->writer)
 		ofi_endpoint_leave(d, c->writer);
 }
 
-static void enter(struct ofi_endpoint *e)
+/* Opens it if it is not, and enters. */
+static int enter(struct ofi_domain *d, struct ofi_endpoint **shared, bool receives,
+		 struct ofi_endpoint **e, struct pg_error *err)
 {
-	e->refs++;
-	e->users++;
+	int rc = *shared ? 0 : ofi_endpoint_open(d, receives, shared, err);
+
+	if (rc)
+		return rc;
+	*e = *shared;
+	(*e)->refs++;
+	(*e)->users++;
+	return 0;
 }
 
 static int open_endpoints(struct ofi_domain *d, struct ofi_conn *c, struct pg_error *err)
 {
-	int rc = d->shared ? 0 : ofi_endpoint_open(d, true, &d->shared, err);
+	struct ofi_endpoint *own = NULL;
+	int rc = enter(d, &d->messenger, true, &c->messenger, err);
 
 	if (rc)
 		return rc;
-	c->messenger = c->writer = d->shared;
-	enter(c->messenger);
-	if (!d->nic.own_endpoints)
-		return 0;
-	rc = ofi_endpoint_open(d, false, &c->writer, err);
-	if (!rc)
-		enter(c->writer);
-	else
-		c->writer = NULL;
-	return rc;
+	return enter(d, d->nic.own_endpoints ? &own : &d->writer, false, &c->writer, err);
 }
 
 static void fill_offer(const struct ofi_conn *c, struct offer *offer)
@@ -112,10 +112,8 @@ static void fill_offer(const struct ofi_conn *c, struct offer *offer)
 		.zero_key = fi_mr_key(d->zero_mr),
 	};
 
-	if (c->writer != c->messenger) {
-		ours.name_len[WRITER] = (uint8_t)c->writer->name_len;
-		memcpy(ours.name[WRITER], c->writer->name, c->writer->name_len);
-	}
+	ours.name_len[WRITER] = (uint8_t)c->writer->name_len;
+	memcpy(ours.name[WRITER], c->writer->name, c->writer->name_len);
 	ours.name_len[MESSENGER] = (uint8_t)c->messenger->name_len;
 	memcpy(ours.name[MESSENGER], c->messenger->name, c->messenger->name_len);
 	*offer = (struct offer){ .len = sizeof(ours) };
@@ -180,14 +178,10 @@ static int check_offer(const struct ofi_domain *d, const struct offer *offer,
 				 d->domain.name, ofi_provider(d), ours->protocol,
 				 ours->protocol_version, theirs->protocol,
 				 theirs->protocol_version);
-	for (unsigned i = 0; i < N_NAMES; i++) {
-		bool absent = i == WRITER && !d->nic.own_endpoints;
-		uint32_t len = absent ? 0 : d->shared ? d->shared->name_len : OFI_NAME;
-
-		if (theirs->name_len[i] > OFI_NAME || (!theirs->name_len[i]) != (!len))
+	for (unsigned i = 0; i < N_NAMES; i++)
+		if (!theirs->name_len[i] || theirs->name_len[i] > OFI_NAME)
 			return error_set(err, -EPROTO, "an address of %u bytes in an ofi offer",
 					 theirs->name_len[i]);
-	}
 	return 0;
 }
 
@@ -263,8 +257,7 @@ int ofi_conn_attach(struct conn *conn, const struct offer *offer, struct pg_erro
 	pthread_mutex_lock(&d->lock);
 	if (!rc)
 		rc = insert(d, &theirs, MESSENGER, &c->peer_messenger, err);
-	c->peer_writer = c->peer_messenger;
-	if (!rc && d->nic.own_endpoints)
+	if (!rc)
 		rc = insert(d, &theirs, WRITER, &c->peer_writer, err);
 	pthread_mutex_unlock(&d->lock);
 	if (rc)
@@ -315,8 +308,7 @@ void ofi_conn_fence(struct conn *conn)
 	struct ofi_conn *c = ofi_conn(conn);
 
 	c->fencing = true;
-	/* Through an endpoint that is closed nothing comes. */
-	c->fence_ns = c->writer == c->messenger ? clock_ns() + SETTLE_NS : 0;
+	c->fence_ns = clock_ns() + SETTLE_NS;
 	ofi_news(c);
 }
 
@@ -350,7 +342,7 @@ static void forget_addresses(struct ofi_domain *d, struct ofi_conn *c)
 {
 	if (c->peer_writer < d->n_sources && d->sources[c->peer_writer] == c)
 		d->sources[c->peer_writer] = NULL;
-	if (c->peer_writer != FI_ADDR_NOTAVAIL && c->peer_writer != c->peer_messenger)
+	if (c->peer_writer != FI_ADDR_NOTAVAIL)
 		fi_av_remove(d->av, &c->peer_writer, 1, 0);
 	if (c->peer_messenger != FI_ADDR_NOTAVAIL)
 		fi_av_remove(d->av, &c->peer_messenger, 1, 0);
@@ -368,7 +360,7 @@ void ofi_conn_close(struct conn *conn)
 	forget_addresses(d, c);
 	pthread_mutex_unlock(&d->lock);
 	for (unsigned i = 0; i < 2; i++)
-		if (endpoints[i] && (!i || endpoints[i] != endpoints[0])) {
+		if (endpoints[i]) {
 			forget_sends(d, c, &endpoints[i]->sends);
 			endpoints[i]->refs--;
 		}

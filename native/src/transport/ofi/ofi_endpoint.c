@@ -167,14 +167,16 @@ int ofi_endpoint_open(struct ofi_domain *d, bool receives, struct ofi_endpoint *
 
 void ofi_endpoint_leave(struct ofi_domain *d, struct ofi_endpoint *e)
 {
-	if (--e->users)
+	if (--e->users || d->nic.keeps)
 		return;
 	close_fid(e);
 	e->closed_taken = d->taken;
 	e->closed_empty = d->empty;
 	list_append(&d->closed, &e->link);
-	if (d->shared == e)
-		d->shared = NULL;
+	if (d->messenger == e)
+		d->messenger = NULL;
+	if (d->writer == e)
+		d->writer = NULL;
 }
 
 bool ofi_endpoint_is_quiet(const struct ofi_domain *d, const struct ofi_endpoint *e)
@@ -216,8 +218,10 @@ void ofi_endpoints_tidy(struct ofi_domain *d)
 
 void ofi_endpoints_free(struct ofi_domain *d)
 {
-	if (d->shared)
-		free_endpoint(d->shared);
+	if (d->messenger)
+		free_endpoint(d->messenger);
+	if (d->writer)
+		free_endpoint(d->writer);
 	while (!list_empty(&d->closed))
 		free_endpoint(LIST_ENTRY(d->closed.next, struct ofi_endpoint, link));
 }

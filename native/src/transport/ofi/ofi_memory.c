@@ -40,9 +40,9 @@ static int start(struct ofi_domain *d, struct fid_mr *mr)
 
 	if (!(d->nic.info->domain_attr->mr_mode & FI_MR_ENDPOINT))
 		return 0;
-	/* There is one endpoint then, and it is there. */
-	if (d->shared)
-		rc = fi_mr_bind(mr, &d->shared->fid->fid, 0);
+	/* All is written through one endpoint then, which is there. */
+	if (d->writer)
+		rc = fi_mr_bind(mr, &d->writer->fid->fid, 0);
 	return rc ? rc : fi_mr_enable(mr);
 }
 

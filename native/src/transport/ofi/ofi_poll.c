@@ -256,8 +256,7 @@ static bool is_still(const struct ofi_conn *c)
 {
 	const struct ofi_domain *d = conn_domain(c);
 
-	return ofi_endpoint_is_quiet(d, c->writer) ||
-	       (c->writer->fid && c->fence_ns && clock_ns() >= c->fence_ns);
+	return ofi_endpoint_is_quiet(d, c->writer) || (c->writer->fid && clock_ns() >= c->fence_ns);
 }
 
 /* Whether it has to be looked at again by itself. */

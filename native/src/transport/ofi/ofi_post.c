@@ -67,6 +67,9 @@ static ssize_t post_write(struct ofi_conn *c, const struct wr *wr, struct ofi_se
 	};
 
 	if (!wr->len) {
+		iov = (struct iovec){ .iov_base = d->zero, .iov_len = d->nic.bare };
+		msg.iov_count = d->nic.bare > 0;
+		to.len = d->nic.bare;
 		to.addr = c->zero_addr;
 		to.key = c->zero_key;
 	}
