@@ -25,6 +25,7 @@
 #define DEADLINE_NS (20 * NS_PER_SEC)
 #define API FI_VERSION(1, 18)
 #define MR_MODE (FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY)
+#define LEN 40000 /* of a write, in pieces */
 #define ACCESS (FI_SEND | FI_RECV | FI_WRITE | FI_REMOTE_WRITE)
 
 static struct {
@@ -253,5 +254,47 @@ static inline struct entry wait_one(struct nic *nic, struct nic *other)
 		WAIT_UNTIL((rc_ = (call)) != -FI_EAGAIN, step); \
 		CHECK_EQ(rc_, 0);                               \
 	} while (0)
+
+/* Two ends in two domains, and a region of each. */
+struct pair {
+	struct nic nic[2];
+	struct end end[2];
+	fi_addr_t to; /* the second, as the first knows it */
+	uint8_t *buf[2];
+	struct fid_mr *mr[2];
+};
+
+static inline void open_pair(struct pair *p, size_t len, size_t cq_size)
+{
+	for (int i = 0; i < 2; i++) {
+		p->nic[i] = open_nic(i ? "fake_efa_1-rdm" : "fake_efa_0-rdm", cq_size);
+		p->end[i] = open_end(&p->nic[i]);
+		p->buf[i] = calloc(1, len);
+		p->mr[i] = reg(&p->nic[i], p->buf[i], len, ACCESS);
+	}
+	p->to = insert(&p->end[0], p->end[1].addr);
+}
+
+static inline void close_pair(struct pair *p)
+{
+	for (int i = 0; i < 2; i++) {
+		CHECK_EQ(fi_close(&p->mr[i]->fid), 0);
+		close_end(&p->end[i]);
+		close_nic(&p->nic[i]);
+		free(p->buf[i]);
+	}
+}
+
+static inline uint64_t counted(struct pair *p, enum fake_efa_manner manner)
+{
+	return p->nic[0].fake->count(manner);
+}
+
+/* From the first to the second, at the same offset. */
+static inline ssize_t write_imm(struct pair *p, size_t at, size_t len, uint32_t imm, void *context)
+{
+	return fi_writedata(p->end[0].ep, p->buf[0] + at, len, fi_mr_desc(p->mr[0]), imm, p->to,
+			    (uintptr_t)p->buf[1] + at, fi_mr_key(p->mr[1]), context);
+}
 
 #endif

@@ -83,12 +83,13 @@ static void set_word(struct settings *s, const char *word)
 
 static void read_settings(void)
 {
-	const char *nics = getenv("FAKE_EFA_NICS"), *text = getenv("FAKE_EFA");
+	const char *nics = getenv("FAKE_EFA_NICS"), *sysfs = getenv("FAKE_EFA_SYSFS");
+	const char *text = getenv("FAKE_EFA");
 	char copy[512], *word, *rest, *value;
 
 	settings = (struct settings){
 		.nics = nics ? (unsigned)number(nics, nics, 0, FAKE_MAX_NICS) : 4,
-		.sysfs = getenv("FAKE_EFA_SYSFS"),
+		.sysfs = sysfs ? strdup(sysfs) : NULL,
 		.seed = 1,
 		.again = 16,
 		.twice = 8,
