@@ -353,6 +353,29 @@ static void test_messages(void)
 	close_pair(&p);
 }
 
+/* One that may be tried again so often, and not for ever. */
+static void test_not_ready(void)
+{
+	size_t retry = 3;
+	struct pair p;
+
+	open_pair(&p, LEN, 16);
+	close_end(&p.end[0]);
+	p.end[0] = make_end(&p.nic[0]);
+	CHECK_EQ(fi_setopt(&p.end[0].ep->fid, FI_OPT_ENDPOINT, FI_OPT_EFA_RNR_RETRY, &retry,
+			   sizeof(retry)),
+		 0);
+	enable_end(&p.end[0]);
+	p.to = insert(&p.end[0], p.end[1].addr);
+	INSIST(send_number(&p, 0, 64), );
+	CHECK_EQ(wait_one(&p.nic[0], &p.nic[1]).err, FI_ENORX);
+	CHECK_EQ(counted(&p, FAKE_EFA_RNR), 4);
+	CHECK_EQ(post_recv(&p, 0), 0);
+	INSIST(send_number(&p, 0, 64), );
+	CHECK_EQ(wait_one(&p.nic[1], NULL).err, 0);
+	close_pair(&p);
+}
+
 /* ---- Threads -------------------------------------------------------------------------------- */
 
 static struct nic shared;
@@ -396,6 +419,7 @@ int main(int argc, char **argv)
 	CHECK_EQ(in_child(argv[1], "calm", test_overrun), 0);
 	CHECK_EQ(in_child(argv[1], "calm", test_solicited), 0);
 	CHECK_EQ(in_child(argv[1], "", test_messages), 0);
+	CHECK_EQ(in_child(argv[1], "", test_not_ready), 0);
 	status = in_child(argv[1], "", test_threads);
 	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
 	return 0;

@@ -203,7 +203,7 @@ bool fake_write_step(struct fake_ep *ep, struct inbound *in, const struct slot *
 
 /* ---- Messages ------------------------------------------------------------------------------- */
 
-bool fake_send_step(struct fake_ep *ep, const struct slot *s, uint32_t *status)
+bool fake_send_step(struct fake_ep *ep, struct inbound *in, const struct slot *s, uint32_t *status)
 {
 	struct source *source = source_of(ep, &s->from);
 	struct fi_cq_err_entry entry = { .flags = FI_MSG | FI_RECV };
@@ -214,7 +214,11 @@ bool fake_send_step(struct fake_ep *ep, const struct slot *s, uint32_t *status)
 		return false;
 	if (ep->recv_head == ep->recv_tail) {
 		fake_count(FAKE_EFA_RNR);
-		return false;
+		if (s->rnr_retry >= RNR_RETRY_FOREVER || in->looked++ < s->rnr_retry)
+			return false;
+		*status = STATUS_RNR;
+		source->send_turn++;
+		return true;
 	}
 	recv = &ep->recvs[ep->recv_head % ep->n_recvs];
 	entry.op_context = recv->context;
@@ -257,7 +261,7 @@ static bool step(struct fake_ep *ep, struct inbound *in, const struct slot *s, b
 		in->hold--;
 		return false;
 	}
-	return s->kind == SLOT_SEND ? fake_send_step(ep, s, status)
+	return s->kind == SLOT_SEND ? fake_send_step(ep, in, s, status)
 				    : fake_write_step(ep, in, s, status);
 }
 

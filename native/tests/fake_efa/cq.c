@@ -20,10 +20,12 @@ int fake_errno(uint32_t status)
 		return FI_EINVAL;
 	case STATUS_BAD_DEST_QPN:
 		return FI_ENOTCONN;
-	case STATUS_UNRESPONSIVE:
-		return FI_ECONNABORTED;
+	case STATUS_RNR:
+		return FI_ENORX;
 	case STATUS_UNREACHABLE:
 		return FI_EHOSTUNREACH;
+	case STATUS_UNRESPONSIVE:
+		return FI_ECONNABORTED;
 	default:
 		return FI_EOTHER;
 	}
@@ -40,10 +42,12 @@ const char *fake_status_text(int status)
 		return "fake_efa: the key is not of a region that has the target";
 	case STATUS_BAD_DEST_QPN:
 		return "fake_efa: the endpoint has been closed";
-	case STATUS_UNRESPONSIVE:
-		return "fake_efa: the receiver does not answer any more";
+	case STATUS_RNR:
+		return "fake_efa: the receiver has no buffer for the message";
 	case STATUS_UNREACHABLE:
 		return "fake_efa: the receiver has never answered";
+	case STATUS_UNRESPONSIVE:
+		return "fake_efa: the receiver does not answer any more";
 	default:
 		return "fake_efa: process_vm_readv has failed";
 	}

@@ -6,9 +6,6 @@
 
 #include "inside.h"
 
-/* What efa says of a number of retries that never ends. */
-#define RNR_RETRY_FOREVER 7
-
 static struct fake_ep *ep_of(struct fid *fid)
 {
 	return CONTAINER(fid, struct fake_ep, fid.fid);

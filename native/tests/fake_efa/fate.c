@@ -73,19 +73,19 @@ static enum fate judge_write(struct fake_ep *ep, struct inbound *in, const struc
 }
 
 /* A message is there as a whole or not at all. */
-static enum fate judge_send(struct fake_ep *ep, const struct slot *s)
+static enum fate judge_send(struct fake_ep *ep, struct inbound *in, const struct slot *s)
 {
 	enum fate fate = choose(ep);
 	uint32_t status;
 
 	if (fate == FATE_LOST || fate == FATE_PLACED)
 		return FATE_LOST;
-	return fake_send_step(ep, s, &status) && !status ? FATE_COUNTED : FATE_LOST;
+	return fake_send_step(ep, in, s, &status) && !status ? FATE_COUNTED : FATE_LOST;
 }
 
 uint32_t fake_judge(struct fake_ep *ep, struct inbound *in, const struct slot *s)
 {
-	enum fate fate = s->kind == SLOT_SEND ? judge_send(ep, s) : judge_write(ep, in, s);
+	enum fate fate = s->kind == SLOT_SEND ? judge_send(ep, in, s) : judge_write(ep, in, s);
 
 	fake_count(FAKE_EFA_FATE_LOST + fate);
 	return STATUS_UNRESPONSIVE;

@@ -41,6 +41,7 @@
 #define FAKE_INJECT 256
 #define FAKE_PATH 256
 #define FAKE_MTU 8192
+#define RNR_RETRY_FOREVER 7 /* FI_OPT_EFA_RNR_RETRY, from here on */
 
 #define MSEC 1000000ULL
 #define NEVER UINT64_MAX
@@ -58,9 +59,10 @@ enum {
 	STATUS_INVALID_LKEY = 5,
 	STATUS_BAD_ADDRESS = 7,
 	STATUS_BAD_DEST_QPN = 9,
-	STATUS_UNRESPONSIVE = 13,
+	STATUS_RNR = 10,
 	STATUS_UNREACHABLE = 15,
 	STATUS_OTHER = 4096, /* here: what only the stand-in meets */
+	STATUS_UNRESPONSIVE = 4124,
 };
 
 /* Options of newer headers. */
@@ -134,9 +136,9 @@ struct slot {
 		doomed; /* the sender: its NIC is dead or its endpoint is about to be closed */
 	uint32_t kind;
 	uint32_t imm;
-	uint32_t status; /* the receiver, before DONE */
-	uint32_t reserved;
-	uint64_t src, len; /* in the memory of from.pid */
+	uint32_t status;    /* the receiver, before DONE */
+	uint32_t rnr_retry; /* of messages: how often its receiver may look in vain for a buffer */
+	uint64_t src, len;  /* in the memory of from.pid */
 	uint64_t raddr, rkey;
 	uint64_t turn,
 		send_turn; /* of all that one endpoint has posted to another; of messages alone */
@@ -252,7 +254,8 @@ enum inbound_phase { PHASE_PLACE, PHASE_COUNT, PHASE_ECHO };
 /* What the receiver knows of a slot that has not ended. */
 struct inbound {
 	uint32_t slot;
-	uint32_t hold; /* reads of the queue that it stands still for */
+	uint32_t hold;   /* reads of the queue that it stands still for */
+	uint32_t looked; /* in vain for a buffer */
 	struct shuffle segments, pieces;
 	uint32_t segment, piece; /* so many are done */
 	enum inbound_phase phase;
@@ -384,7 +387,7 @@ void fake_arrive(struct fake_ep *ep);
 bool fake_write_step(struct fake_ep *ep, struct inbound *in, const struct slot *s,
 		     uint32_t *status);
 /* A whole message, if it is its turn and there is a buffer; likewise. */
-bool fake_send_step(struct fake_ep *ep, const struct slot *s, uint32_t *status);
+bool fake_send_step(struct fake_ep *ep, struct inbound *in, const struct slot *s, uint32_t *status);
 void fake_count_arrival(struct fake_ep *ep, const struct fake_addr *from, uint32_t imm,
 			uint64_t len);
 /* Decides on what was in flight when a NIC died or the sender's endpoint was closed. */

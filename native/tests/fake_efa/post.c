@@ -72,6 +72,7 @@ static void ring(struct fake_ep *ep, struct op *op, const struct wanted *w)
 	s->len = w->len;
 	s->raddr = w->raddr;
 	s->rkey = w->rkey;
+	s->rnr_retry = (uint32_t)ep->rnr_retry;
 	s->from = ep->addr;
 	s->turn = op->to->turn++;
 	s->send_turn = w->kind == SLOT_SEND ? op->to->send_turn++ : 0;
