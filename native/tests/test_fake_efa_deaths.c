@@ -164,6 +164,19 @@ static void late(int nic)
 	}
 }
 
+/* Nobody looks until it is too late to land. */
+static void too_late(int nic)
+{
+	struct pair p;
+	bool landed;
+
+	landed = !die(&p, nic).err;
+	usleep(LANDED_US);
+	CHECK_EQ(read_one(&p.nic[1]).err, -1);
+	CHECK_EQ(untouched(&p), !landed);
+	close_pair(&p);
+}
+
 static void each_nic(void (*test)(int nic))
 {
 	make_sysfs();
@@ -202,6 +215,11 @@ static void test_late(void)
 	each_nic(late);
 }
 
+static void test_too_late(void)
+{
+	each_nic(too_late);
+}
+
 /* A dead NIC says nothing of what was posted to it, before and after; and then it is back. */
 static void test_silent(void)
 {
@@ -229,24 +247,48 @@ static void test_silent(void)
 	remove_sysfs();
 }
 
-/* What is posted to a NIC that is dead already gets nowhere. */
-static void test_towards_dead(void)
+/* What is posted when either NIC is dead already gets nowhere; and then it is back. */
+static void already_dead(int nic)
 {
 	struct pair p;
 
-	make_sysfs();
 	open_pair(&p, LEN, 16);
 	memset(p.buf[0], 5, LEN);
-	take_down(1);
+	take_down(nic);
 	INSIST(write_imm(&p, 0, LEN, 77, &p), );
 	failed(&p);
 	CHECK(untouched(&p));
-	bring_up(1);
+	bring_up(nic);
 	INSIST(write_imm(&p, 0, LEN, 78, &p), );
 	CHECK_EQ(wait_one(&p.nic[1], NULL).e.data, 78);
 	CHECK_EQ(wait_one(&p.nic[0], &p.nic[1]).err, 0);
 	close_pair(&p);
-	remove_sysfs();
+}
+
+static void test_already_dead(void)
+{
+	each_nic(already_dead);
+}
+
+/* What is in flight ends, also where its receiver never looks; and then it is lost. */
+static void unanswered(int nic)
+{
+	struct pair p;
+
+	open_pair(&p, LEN, 16);
+	memset(p.buf[0], 5, LEN);
+	INSIST(write_imm(&p, 0, LEN, 77, &p), );
+	take_down(nic);
+	CHECK_EQ(wait_one(&p.nic[0], NULL).err, FI_ECONNABORTED);
+	bring_up(nic);
+	CHECK_EQ(read_one(&p.nic[1]).err, -1);
+	CHECK(untouched(&p));
+	close_pair(&p);
+}
+
+static void test_unanswered(void)
+{
+	each_nic(unanswered);
 }
 
 /* ---- Endpoints ------------------------------------------------------------------------------ */
@@ -296,6 +338,21 @@ static void test_closed(void)
 		close_pair(&shared);
 	}
 	CHECK(ends[0] && ends[1]);
+}
+
+/* What its receiver has not looked at when it was closed is lost. */
+static void test_unseen(void)
+{
+	struct pair p;
+
+	open_pair(&p, LEN, 16);
+	memset(p.buf[0], 5, LEN);
+	INSIST(write_imm(&p, 0, LEN, 1, &p), );
+	close_end(&p.end[0]);
+	CHECK_EQ(read_one(&p.nic[1]).err, -1);
+	CHECK(untouched(&p));
+	p.end[0] = open_end(&p.nic[0]);
+	close_pair(&p);
 }
 
 /* What is sent to an endpoint that is gone ends in error. */
@@ -406,9 +463,12 @@ int main(int argc, char **argv)
 	CHECK_EQ(in_child(argv[1], "fate=placed,dead=failed", test_not_counted), 0);
 	CHECK_EQ(in_child(argv[1], "fate=counted,dead=failed", test_not_reported), 0);
 	CHECK_EQ(in_child(argv[1], "fate=late,dead=failed", test_late), 0);
+	CHECK_EQ(in_child(argv[1], "fate=late", test_too_late), 0);
 	CHECK_EQ(in_child(argv[1], "fate=lost,dead=silent", test_silent), 0);
-	CHECK_EQ(in_child(argv[1], "dead=failed", test_towards_dead), 0);
+	CHECK_EQ(in_child(argv[1], "fate=counted,dead=failed", test_already_dead), 0);
+	CHECK_EQ(in_child(argv[1], "fate=counted,dead=failed", test_unanswered), 0);
 	CHECK_EQ(in_child(argv[1], "", test_closed), 0);
+	CHECK_EQ(in_child(argv[1], "fate=counted", test_unseen), 0);
 	CHECK_EQ(in_child(argv[1], "", test_target_closed), 0);
 	CHECK_EQ(in_child(argv[1], "", test_processes), 0);
 	return 0;
