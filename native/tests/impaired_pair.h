@@ -7,9 +7,12 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "engine/peer.h"
+#include "engine/progress.h"
 #include "engine_pair.h"
 #include "util/clock.h"
 
@@ -74,6 +77,30 @@ static inline int32_t submit(struct side *a, uint32_t imm, uint32_t limit_ms, in
 			    .u.write = { .src = a->mr, .dst = a->remote, .len = 64 } };
 
 	return pg_submit(a->g, &op, 1, 0, NULL);
+}
+
+/* A writes to memory that is not there. */
+static inline void open_faulty(struct side *a, struct side *b, unsigned nics, const char *impair)
+{
+	struct pg_config config = config_defaults();
+	void *at = mmap(NULL, MEM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(at != MAP_FAILED);
+	open_side(a, nics, impair, &config);
+	open_side(b, nics, SOUND, &config);
+	CHECK(pg_reg_mr(b->g, at, MEM, &b->mr, NULL) == 0);
+	side_meet(a, b);
+	side_meet(b, a);
+	CHECK(munmap(at, MEM) == 0);
+}
+
+static inline struct peer *peer_of(const struct side *s)
+{
+	int rc;
+	struct peer *p = handles_get(&s->g->peers, s->peer, &rc);
+
+	CHECK(p);
+	return p;
 }
 
 /* Times of kills count from the first use in a process. */

@@ -7,18 +7,7 @@
 
 #include "engine/failover.h"
 #include "engine/path_message.h"
-#include "engine/peer.h"
-#include "engine/progress.h"
 #include "impaired_pair.h"
-
-static struct peer *peer_of(const struct side *s)
-{
-	int rc;
-	struct peer *p = handles_get(&s->g->peers, s->peer, &rc);
-
-	CHECK(p);
-	return p;
-}
 
 static void meet(struct side *a, struct side *b)
 {
@@ -218,6 +207,43 @@ static void test_down_while_rewriting(void)
 	pair_close(&a, &b);
 }
 
+static const struct flight *first_flight(const struct peer *p)
+{
+	const struct list *flights = &p->paths[0].flights;
+
+	return list_empty(flights) ? NULL : LIST_ENTRY(flights->next, const struct flight, link);
+}
+
+/* How many immediates of its value were sent before one that is in flight, when what was posted before it
+ * has failed for a fault of its own meanwhile; -1: it has ended as well. */
+static int index_behind_fault(struct side *a, struct side *b, uint32_t imm)
+{
+	int32_t failed, sent;
+	int index = -1;
+
+	CHECK_EQ(submit(a, imm, 0, &failed), 1);
+	run_for(a, b, 20 * MS);
+	CHECK(pg_submit_barrier(a->g, &a->peer, 1, imm, 0, &sent, NULL) == 0);
+	CHECK_EQ(run_until(a, b, &failed, 5 * SECOND), -EFAULT);
+	if (first_flight(peer_of(a)))
+		index = (int)first_flight(peer_of(a))->index;
+	CHECK_EQ(run_until(a, b, &sent, 5 * SECOND), 1);
+	return index;
+}
+
+/* By its index it is known to be of before an expectation has fired or after. */
+static void test_index_behind_fault(void)
+{
+	struct side a, b;
+	int index = -1;
+
+	open_faulty(&a, &b, 1, "reorder=2,delay=40ms");
+	for (uint32_t imm = 1; index < 0 && imm < 100; imm++)
+		index = index_behind_fault(&a, &b, imm);
+	CHECK_EQ(index, 0);
+	pair_close(&a, &b);
+}
+
 int main(void)
 {
 	apart("revival while connecting", test_revival_while_connecting);
@@ -227,5 +253,6 @@ int main(void)
 	apart("refused when up", test_refused_when_up);
 	apart("counted in order", test_counted_in_order);
 	apart("down while rewriting", test_down_while_rewriting);
+	apart("index behind a fault", test_index_behind_fault);
 	return 0;
 }

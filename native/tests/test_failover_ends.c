@@ -4,8 +4,8 @@
  * an error. And what an operation that is out of time does to others on its connection.
  */
 #include <errno.h>
-#include <sys/mman.h>
 
+#include "engine/failover.h"
 #include "impaired_pair.h"
 
 static void check_down(struct side *s, int status, const char *words)
@@ -128,18 +128,10 @@ static void test_innocent(void)
  * of that. */
 static void test_own_fault(void)
 {
-	struct pg_config config = config_defaults();
 	struct side a, b;
-	void *at = mmap(NULL, MEM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	int32_t sent;
 
-	CHECK(at != MAP_FAILED);
-	open_side(&a, 2, "kill=nic1@0.05s", &config);
-	open_side(&b, 2, SOUND, &config);
-	CHECK(pg_reg_mr(b.g, at, MEM, &b.mr, NULL) == 0);
-	side_meet(&a, &b);
-	side_meet(&b, &a);
-	CHECK(munmap(at, MEM) == 0);
+	open_faulty(&a, &b, 2, "kill=nic1@0.05s");
 	for (unsigned i = 0; i < 2; i++) { /* over each NIC */
 		CHECK_EQ(submit(&a, 1, 0, &sent), 1);
 		CHECK_EQ(run_until(&a, &b, &sent, 5 * SECOND), -EFAULT);
@@ -149,6 +141,50 @@ static void test_own_fault(void)
 	CHECK(pg_submit_barrier(a.g, &a.peer, 1, 2, 0, &sent, NULL) == 0);
 	CHECK_EQ(run_until(&a, &b, &sent, 5 * SECOND), 1);
 	pair_close(&a, &b);
+}
+
+static void break_all(struct side *s)
+{
+	struct peer *p = peer_of(s);
+
+	group_enter(s->g);
+	for (unsigned k = 0; k < p->n_paths; k++)
+		if (p->paths[k].conn)
+			path_broke(s->g, p, k, -EIO);
+	group_leave(s->g);
+}
+
+/* Nor is it among what was sent when its connection breaks: of others with its immediate, which are then
+ * in doubt, each is counted once. */
+static void own_faults_before_breaks(const char *impair)
+{
+	enum { ROUNDS = 20, N = 8 };
+	struct side a, b;
+	int32_t sent[N];
+
+	open_faulty(&a, &b, 1, impair);
+	for (unsigned round = 1; round <= ROUNDS; round++) {
+		CHECK_EQ(submit(&a, 1, 0, &sent[0]), 1);
+		CHECK_EQ(run_until(&a, &b, &sent[0], 5 * SECOND), -EFAULT);
+		for (unsigned i = 0; i < N; i++)
+			CHECK(pg_submit_barrier(a.g, &a.peer, 1, 1, 0, &sent[i], NULL) == 0);
+		break_all(&a);
+		for (unsigned i = 0; i < N; i++)
+			CHECK_EQ(run_until(&a, &b, &sent[i], 5 * SECOND), 1);
+		run_for(&a, &b, MS);
+		CHECK_EQ(side_value(&b, 1), round * N);
+	}
+	pair_close(&a, &b);
+}
+
+static void test_own_faults_in_order(void)
+{
+	own_faults_before_breaks(SOUND);
+}
+
+static void test_own_faults_unordered(void)
+{
+	own_faults_before_breaks("reorder=16");
 }
 
 /* Destroyed in the middle of it. */
@@ -176,6 +212,8 @@ int main(void)
 	apart("no answer when idle", test_no_answer_when_idle);
 	apart("innocent", test_innocent);
 	apart("own fault", test_own_fault);
+	apart("own faults in order", test_own_faults_in_order);
+	apart("own faults, unordered", test_own_faults_unordered);
 	apart("destroyed", test_destroyed);
 	return 0;
 }

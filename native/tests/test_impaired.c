@@ -142,7 +142,7 @@ static void test_caps(void)
 
 	open_left(&a, &b, "delay=0ns", 0);
 	caps = &a.domain->caps;
-	CHECK(!caps->sync_post && caps->can_fence && !caps->exact_failure && caps->ordered);
+	CHECK(!caps->sync_post && caps->can_fence && caps->exact_failure && caps->ordered);
 	CHECK(caps->reports_source && caps->maps_peer && caps->max_outstanding == 128);
 	close_pair(&a, &b);
 	open_left(&a, &b, "jitter=1us,depth=5", 0);

@@ -228,7 +228,6 @@ def test_an_impaired_group_promises_less(monkeypatch):
         ordered=False,
         can_fence=True,
         sync_post=False,
-        exact_failure=False,
     )
     monkeypatch.setenv("PGCTL_IMPAIR", "depth=5")
     assert caps("").max_outstanding == 5

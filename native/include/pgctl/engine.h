@@ -105,7 +105,8 @@ struct pg_caps {
 	bool wait_fd;             /* can sleep until something arrives */
 	bool sync_post;           /* a posted work request has completed when post returns */
 	bool maps_peer;           /* a peer's engine memory is mapped before the first write */
-	bool exact_failure;       /* a work request that ended with an error has not been counted */
+	bool exact_failure;       /* a work request that ended with an error of its own, not of its
+				     connection, has not been counted */
 	bool reaches_hosts;       /* peers may be on other hosts */
 	bool gpu;
 };

@@ -160,8 +160,13 @@ static bool lost_acknowledged(const struct path *path, const struct path_head *h
 		imms += flight_is_imm(f);
 		msgs += f->wr_op == WR_SEND;
 	}
-	return before(head->imms, path->imms_out - path->imms_failed - imms) ||
-	       before(head->msgs, path->msgs_out - path->msgs_failed - msgs);
+	return before(head->imms, path->imms_out - imms) ||
+	       before(head->msgs, path->msgs_out - msgs);
+}
+
+static bool sent_fewer(const struct path *path, const struct path_head *head)
+{
+	return before(path->imms_out, head->imms) || before(path->msgs_out, head->msgs);
 }
 
 int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
@@ -169,9 +174,16 @@ int path_arrived_said(struct pg_group *g, struct peer *p, struct path *path,
 {
 	/* Only who has stopped can be told; and nothing can have arrived that was not sent. */
 	if (path->state != PATH_BROKEN || !path->to.stopped || path->to.told ||
-	    before(path->imms_out, head->imms) || before(path->msgs_out, head->msgs))
+	    (!path->unsure && sent_fewer(path, head)))
 		return -EPROTO;
-	if (lost_acknowledged(path, head)) {
+	if (path->unsure && !list_empty(&path->flights)) {
+		peer_down(g, p, -EIO,
+			  "connection over %s broke, and it cannot be known what of a write that "
+			  "had failed on it was counted",
+			  path->conn->domain->name);
+		return 0;
+	}
+	if (!path->unsure && lost_acknowledged(path, head)) {
 		peer_down(g, p, -EIO, "its NIC %u has lost what it had acknowledged",
 			  path->edge.remote);
 		return 0;
@@ -348,12 +360,8 @@ void flight_done(struct pg_group *g, const struct arrival *a)
 		path_broke(g, p, a->conn->slot, -EIO);
 		return;
 	}
-	if (a->status) {
-		struct path *path = &p->paths[a->conn->slot];
-
-		path->imms_failed += flight_is_imm(f);
-		path->msgs_failed += f->wr_op == WR_SEND;
-	}
+	if (a->status)
+		flight_failed(&p->paths[a->conn->slot], f);
 	list_remove(&f->link);
 	salvage_ended(g, p, f, a->status, a->conn->domain);
 }

@@ -92,6 +92,31 @@ void flight_posted(struct pg_group *g, struct path *path, struct flight *f, cons
 		sums_add(&path->sent, wr->imm, 1);
 }
 
+/* Whether f, an immediate or a message, is counted in the index of one that was posted after it. */
+static bool is_before(const struct path *path, const struct flight *f, const struct flight *later)
+{
+	if (f->wr_op == WR_SEND || path_ordered(path))
+		return (later->wr_op == WR_SEND) == (f->wr_op == WR_SEND);
+	return flight_is_imm(later) && later->imm == f->imm;
+}
+
+void flight_failed(struct path *path, struct flight *f)
+{
+	bool imm = flight_is_imm(f), message = f->wr_op == WR_SEND;
+
+	for (struct list *l = f->link.next; (imm || message) && l != &path->flights; l = l->next) {
+		struct flight *later = LIST_ENTRY(l, struct flight, link);
+
+		later->index -= is_before(path, f, later);
+	}
+	path->msgs_out -= message;
+	path->imms_out -= imm;
+	/* It is there: what is in flight is not forgotten, see tell_counted. */
+	if (imm && !path_ordered(path))
+		sums_add(&path->sent, f->imm, -1);
+	path->unsure |= (imm || message) && !path->conn->domain->caps.exact_failure;
+}
+
 void flights_posted(struct pg_group *g, struct path *path, const struct wr *wrs, unsigned posted,
 		    unsigned n)
 {

@@ -22,10 +22,9 @@ struct flight {
 	uint32_t page;
 	uint64_t within; /* the page */
 	uint64_t len;
-	uint32_t imm; /* as on the wire, of a WR_WRITE_IMM */
-	uint32_t
-		index; /* of a message, those posted before it; of a write the immediates, where nothing is
-			   ordered those of its value */
+	uint32_t imm;    /* as on the wire, of a WR_WRITE_IMM */
+	uint32_t index;  /* of a message, those posted before it; of a write the immediates, where
+			    nothing is ordered those of its value; none of them is one that failed */
 	uint64_t serial; /* the last operation that there was when it was posted */
 	uint32_t next;   /* free one */
 	uint8_t wr_op;   /* enum wr_op, as first posted */
@@ -59,6 +58,9 @@ void flights_posted(struct pg_group *g, struct path *path, const struct wr *wrs,
 		    unsigned n);
 /* One that goes once more. */
 void flight_posted(struct pg_group *g, struct path *path, struct flight *f, const struct wr *wr);
+
+/* One has ended for a fault of its own: it has not arrived, and is none of those that were sent. */
+void flight_failed(struct path *path, struct flight *f);
 
 /* Sends one again, of a lane whose offset still holds, over connection k. -EAGAIN, or as
  * transport->post says. In post.c. */

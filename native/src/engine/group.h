@@ -127,10 +127,9 @@ struct path {
 	uint16_t serial;     /* of this connection among those between these NICs */
 	struct takeover to;  /* while PATH_BROKEN */
 	struct list flights; /* in the order of posting; unused when caps.sync_post */
-	uint32_t imms_out;   /* immediates posted; likewise */
+	uint32_t imms_out;   /* immediates posted, without those that failed; likewise */
 	uint32_t msgs_out;
-	uint32_t imms_failed; /* of those, what has ended for a fault of its own */
-	uint32_t msgs_failed;
+	bool unsure;                /* one of those that failed may have been counted */
 	struct sums sent, received; /* immediates by value; only when not caps.ordered */
 	struct offer offer;         /* ours, until attached */
 };

@@ -180,7 +180,6 @@ static void change_caps(struct pg_caps *caps, const struct impair *impair)
 {
 	caps->sync_post = false;
 	caps->can_fence = true;
-	caps->exact_failure = false;
 	caps->ordered &= !impair->reorder;
 	caps->max_inline = 0;
 	caps->max_outstanding = least(caps->max_outstanding, IMPAIRED_WRS);
