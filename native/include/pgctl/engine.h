@@ -223,8 +223,9 @@ struct pg_config {
 	uint64_t op_limit_ns;   /* PGCTL_OP_LIMIT_MS (0: none): it fails, progress or not */
 	uint64_t spin_ns;       /* PGCTL_SPIN_US: polled this long before sleeping */
 	uint64_t heartbeat_ns;  /* PGCTL_HEARTBEAT_MS (1000): peers hear of us this often */
-	uint64_t silent_ns;  /* PGCTL_SILENT_MS (3000): unheard this long, a peer is unresponsive */
-	uint64_t dead_ns;    /* PGCTL_DEAD_MS (3500): unacknowledged this long, a host is dead */
+	uint64_t silent_ns; /* PGCTL_SILENT_MS (3000): unheard this long, a peer is unresponsive */
+	uint64_t dead_ns;   /* PGCTL_DEAD_MS (3500): unacknowledged this long, a host is dead; twice
+				as long a connection, while the peer is heard */
 	uint64_t goodbye_ns; /* PGCTL_GOODBYE_MS (1000): destroy waits this long for peers that may
 				still write to memory of the caller */
 	bool busy_poll;      /* PGCTL_BUSY_POLL (0): never sleep, burn a core */

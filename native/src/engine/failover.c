@@ -9,6 +9,7 @@
 #include "engine/path_message.h"
 #include "engine/paths.h"
 #include "engine/peer.h"
+#include "engine/progress.h"
 #include "util/clock.h"
 #include "util/log.h"
 
@@ -353,7 +354,9 @@ void flight_done(struct pg_group *g, const struct arrival *a)
 {
 	struct flight *f = &g->flights[a->id];
 	struct peer *p = a->conn->owner;
+	struct path *path = &p->paths[a->conn->slot];
 
+	path->ended++;
 	/* What became of it is still to be found out. */
 	if (a->status == -ECONNABORTED && can_take_over(&a->conn->domain->caps) &&
 	    peer_state(p) == PEER_UP) {
@@ -361,7 +364,7 @@ void flight_done(struct pg_group *g, const struct arrival *a)
 		return;
 	}
 	if (a->status)
-		flight_failed(&p->paths[a->conn->slot], f);
+		flight_failed(path, f);
 	list_remove(&f->link);
 	salvage_ended(g, p, f, a->status, a->conn->domain);
 }
@@ -396,20 +399,69 @@ bool failover_expire(struct pg_group *g, struct op *op)
 	return true;
 }
 
+/* ---- Nothing moves ---- */
+
+#define SLOWEST_NS_PER_BYTE 80 /* 100 Mbit/s */
+
+/* A message may wait for its receiver, and what is behind it with it. */
+static bool first_is_write(const struct path *path)
+{
+	return !list_empty(&path->flights) &&
+	       LIST_ENTRY(path->flights.next, const struct flight, link)->wr_op != WR_SEND;
+}
+
+/* Longer than it takes to see that a peer makes no progress, and what is in flight to go. */
+static uint64_t patience_ns(const struct pg_config *config, const struct path *path)
+{
+	uint64_t ns = config->dead_ns > config->silent_ns ? config->dead_ns : config->silent_ns;
+	uint64_t bytes = 0;
+
+	for (const struct list *l = path->flights.next; l != &path->flights; l = l->next)
+		bytes += LIST_ENTRY(l, const struct flight, link)->len;
+	bytes *= SLOWEST_NS_PER_BYTE;
+	return 2 * ns > bytes ? 2 * ns : bytes;
+}
+
+/* Where no transport tells that nothing gets there any more. Scans are counted, not time: after a pause
+ * of ours the first may come before what has ended meanwhile was heard of. */
+static void look_for_stall(struct pg_group *g, struct peer *p, unsigned k)
+{
+	struct path *path = &p->paths[k];
+	bool moves = path->ended != path->ended_seen;
+
+	path->ended_seen = path->ended;
+	if (moves || p->silent || !first_is_write(path)) {
+		path->quiet = 0;
+		return;
+	}
+	path->quiet++;
+	if (path->quiet * SCAN_NS >= patience_ns(g->config, path))
+		path_broke(g, p, k, -ETIMEDOUT);
+}
+
+static void look_for_limit(struct pg_group *g, struct peer *p, const struct path *path)
+{
+	const struct takeover *to = &path->to;
+
+	if (g->now < to->limit)
+		return;
+	peer_down(g, p, -ETIMEDOUT, "connection over %s broke, and %s: %s",
+		  path->conn->domain->name,
+		  !to->stopped        ? "our half does not stop"
+		  : !to->peer_stopped ? "the peer does not stop its half"
+		  : !to->fenced       ? "what came over it is not taken"
+				      : "the peer does not say what has arrived",
+		  strerror(-to->status));
+}
+
 void failover_scan(struct pg_group *g, struct peer *p)
 {
 	for (unsigned k = 0; k < p->n_paths && peer_state(p) == PEER_UP; k++) {
 		struct path *path = &p->paths[k];
-		const struct takeover *to = &path->to;
 
-		if (!path->conn || path->state != PATH_BROKEN || g->now < to->limit)
-			continue;
-		peer_down(g, p, -ETIMEDOUT, "connection over %s broke, and %s: %s",
-			  path->conn->domain->name,
-			  !to->stopped        ? "our half does not stop"
-			  : !to->peer_stopped ? "the peer does not stop its half"
-			  : !to->fenced       ? "what came over it is not taken"
-					      : "the peer does not say what has arrived",
-			  strerror(-to->status));
+		if (path->state == PATH_BROKEN)
+			look_for_limit(g, p, path);
+		else if (path->state == PATH_UP && can_take_over(&path->conn->domain->caps))
+			look_for_stall(g, p, k);
 	}
 }

@@ -48,7 +48,7 @@ void flight_done(struct pg_group *g, const struct arrival *a);
 /* Takes back what is in flight of an operation that is out of time, by breaking the connections that
  * carry it. false: it cannot. */
 bool failover_expire(struct pg_group *g, struct op *op);
-/* Gives peers up whose half of a connection does not stop. */
+/* Breaks connections on which nothing moves; gives peers up whose half of one does not stop. */
 void failover_scan(struct pg_group *g, struct peer *p);
 
 /* ---- carried.c: by unordered connections ---- */

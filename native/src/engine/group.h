@@ -130,6 +130,9 @@ struct path {
 	uint32_t imms_out;   /* immediates posted, without those that failed; likewise */
 	uint32_t msgs_out;
 	bool unsure;                /* one of those that failed may have been counted */
+	uint32_t ended;             /* work requests, in all, */
+	uint32_t ended_seen;        /* and by the last scan */
+	uint32_t quiet;             /* scans in a row that saw none, see look_for_stall */
 	struct sums sent, received; /* immediates by value; only when not caps.ordered */
 	struct offer offer;         /* ours, until attached */
 };
