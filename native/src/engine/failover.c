@@ -20,7 +20,7 @@ static struct flight *flight_at(struct list *l)
 
 /* ---- 1. It breaks, and stops ---- */
 
-void path_broke(struct pg_group *g, struct peer *p, unsigned k, int status)
+static void end_path(struct pg_group *g, struct peer *p, unsigned k, int status, bool noticed)
 {
 	struct path *path = &p->paths[k];
 	struct domain *d = path->conn->domain;
@@ -40,9 +40,15 @@ void path_broke(struct pg_group *g, struct peer *p, unsigned k, int status)
 	path->conn->stats.failovers++;
 	p->usable &= ~(1u << k);
 	paths_share(g, p);
+	path_back_off(g, p, path, status, noticed);
 	d->transport->conn_stop(path->conn);
 	/* Ops that were blocked for want of its credit may go elsewhere. */
 	p->n_blocked = 0;
+}
+
+void path_broke(struct pg_group *g, struct peer *p, unsigned k, int status)
+{
+	end_path(g, p, k, status, true);
 }
 
 void conn_died(struct pg_group *g, struct conn *c, int status)
@@ -86,7 +92,7 @@ int path_stop_said(struct pg_group *g, struct peer *p, struct path *path,
 {
 	if (path->state == PATH_OPENING || path->to.peer_stopped)
 		return -EPROTO;
-	path_broke(g, p, path_slot(p, path), head->status < 0 ? head->status : -ECONNABORTED);
+	end_path(g, p, path_slot(p, path), head->status < 0 ? head->status : -ECONNABORTED, false);
 	if (path->state != PATH_BROKEN) /* it could not be taken over */
 		return 0;
 	path->to.peer_stopped = true;
@@ -356,13 +362,13 @@ void flight_done(struct pg_group *g, const struct arrival *a)
 	struct peer *p = a->conn->owner;
 	struct path *path = &p->paths[a->conn->slot];
 
-	path->ended++;
 	/* What became of it is still to be found out. */
 	if (a->status == -ECONNABORTED && can_take_over(&a->conn->domain->caps) &&
 	    peer_state(p) == PEER_UP) {
 		path_broke(g, p, a->conn->slot, -EIO);
 		return;
 	}
+	path->ended++;
 	if (a->status)
 		flight_failed(path, f);
 	list_remove(&f->link);
@@ -379,7 +385,7 @@ static bool carries(const struct path *path, const struct op *op)
 	return false;
 }
 
-bool failover_expire(struct pg_group *g, struct op *op)
+bool failover_expire(struct pg_group *g, struct op *op, int why)
 {
 	struct peer *p = op->peer;
 
@@ -392,7 +398,7 @@ bool failover_expire(struct pg_group *g, struct op *op)
 			continue;
 		if (!can_take_over(&path->conn->domain->caps))
 			return false;
-		path_broke(g, p, k, -ETIMEDOUT);
+		path_broke(g, p, k, why);
 		if (path->to.limit > g->now + g->config->dead_ns)
 			path->to.limit = g->now + g->config->dead_ns;
 	}

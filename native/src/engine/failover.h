@@ -46,8 +46,9 @@ void conn_fenced(struct pg_group *g, struct conn *c);
 void flight_done(struct pg_group *g, const struct arrival *a);
 
 /* Takes back what is in flight of an operation that is out of time, by breaking the connections that
- * carry it. false: it cannot. */
-bool failover_expire(struct pg_group *g, struct op *op);
+ * carry it. why: -ECANCELED, it has reached a limit of its caller's, which is no fault of theirs;
+ * -ETIMEDOUT, it made no progress. false: it cannot. */
+bool failover_expire(struct pg_group *g, struct op *op, int why);
 /* Breaks connections on which nothing moves; gives peers up whose half of one does not stop. */
 void failover_scan(struct pg_group *g, struct peer *p);
 
@@ -80,6 +81,11 @@ bool salvage_forget(struct op *op);
 
 /* Joins what can be joined and is not; brings the peer down if there is nothing left. */
 void paths_mend(struct pg_group *g, struct peer *p);
+/* One has broken, for this reason; noticed: we have seen it, else the peer. */
+void path_back_off(struct pg_group *g, struct peer *p, const struct path *path, int status,
+		   bool noticed);
+/* Joins what has been left alone for long enough. */
+void paths_retry(struct pg_group *g, struct peer *p);
 void nic_changed(struct pg_group *g, struct domain *d, int status);
 /* Tells a peer that has come up which of our NICs are not. */
 void nics_tell(struct pg_group *g, struct peer *p);

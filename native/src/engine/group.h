@@ -115,6 +115,12 @@ enum path_state {
 	PATH_BROKEN,  /* others take over, see failover.c */
 };
 
+/* How long there is to be no new connection between two NICs, as those before have broken. */
+struct back_off {
+	uint64_t until;
+	uint64_t ns; /* how long that was the last time; 0: nothing is known against them */
+};
+
 /* A connection to a peer. It keeps its slot as long as it is there. */
 struct path {
 	struct conn *conn; /* NULL: PATH_FREE */
@@ -129,8 +135,9 @@ struct path {
 	struct list flights; /* in the order of posting; unused when caps.sync_post */
 	uint32_t imms_out;   /* immediates posted, without those that failed; likewise */
 	uint32_t msgs_out;
-	bool unsure;                /* one of those that failed may have been counted */
-	uint32_t ended;             /* work requests, in all, */
+	bool unsure; /* one of those that failed may have been counted */
+	uint64_t up_at;
+	uint32_t ended;             /* work requests, but those that it took with it, */
 	uint32_t ended_seen;        /* and by the last scan */
 	uint32_t quiet;             /* scans in a row that saw none, see look_for_stall */
 	struct sums sent, received; /* immediates by value; only when not caps.ordered */
@@ -154,9 +161,11 @@ struct peer {
 		int64_t turns[PG_MAX_CONNS]; /* credit of each in its lane's rotation */
 	} spread;
 	struct path paths[PG_MAX_CONNS];
-	unsigned n_paths;     /* slots that have been in use */
-	pair_reach possible;  /* cells, as far as both addresses say; */
-	pair_reach reach;     /* of those, without what has failed; both sides' in the end */
+	unsigned n_paths;    /* slots that have been in use */
+	pair_reach possible; /* cells, as far as both addresses say; */
+	pair_reach reach;    /* of those, without what has failed; both sides' in the end */
+	pair_reach held;     /* cells that we do not join again yet: see mend.c */
+	struct back_off back_offs[PG_MAX_DOMAINS][PG_MAX_DOMAINS]; /* by NICs */
 	uint8_t nics;         /* of the peer, that are up: a bit each */
 	uint8_t greeted_nics; /* of ours, that were up when we greeted */
 	uint16_t serials[PG_MAX_DOMAINS][PG_MAX_DOMAINS]; /* the next path's, by NICs */

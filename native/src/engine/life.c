@@ -407,5 +407,7 @@ void peers_beat(struct pg_group *g)
 
 		if (p && peer_state(p) == PEER_UP && p->stream)
 			beat(g, p, away);
+		if (p && p->held)
+			paths_retry(g, p);
 	}
 }

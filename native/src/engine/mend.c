@@ -3,6 +3,10 @@
  * New connections in place of broken ones, also of NICs that come back. Each side opens what it finds
  * missing, and what the other side opens: OPEN carries our half of it. Who has attached the peer's
  * says READY, and who is ready and has heard so may post. Who cannot, says REFUSED.
+ *
+ * Where a connection has broken we wait for a while before we open another, which doubles each time, lest
+ * one that breaks again and again holds up what it is given. What the peer opens is taken nevertheless.
+ * Nothing is waited for when there is no other connection, or after news of either NIC.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,7 +17,76 @@
 #include "engine/path_message.h"
 #include "engine/paths.h"
 #include "engine/peer.h"
+#include "engine/progress.h"
 #include "util/log.h"
+
+#define FIRST_NS 1000000000ull
+#define LONGEST_NS (30 * FIRST_NS)
+
+/* ---- Which have to wait ---- */
+
+/* Whether another connection might do no better. */
+static bool is_fault(int status)
+{
+	return status != -ENETDOWN && status != -ENOSPC && status != -ECANCELED;
+}
+
+/* For as long as it was left alone before, its own traffic having ended. What moved here says nothing to
+ * what the peer has noticed. */
+static bool went_well(const struct pg_group *g, const struct path *path, uint64_t ns)
+{
+	return path->ended && g->now >= path->up_at + path->quiet * SCAN_NS + ns;
+}
+
+void path_back_off(struct pg_group *g, struct peer *p, const struct path *path, int status,
+		   bool noticed)
+{
+	const struct pair_edge *edge = &path->edge;
+	struct back_off *b = &p->back_offs[edge->local][edge->remote];
+
+	if (!is_fault(status))
+		return;
+	if (noticed && went_well(g, path, b->ns))
+		b->ns = 0;
+	b->ns = b->ns ? 2 * b->ns : FIRST_NS;
+	if (b->ns > LONGEST_NS)
+		b->ns = LONGEST_NS;
+	b->until = g->now + b->ns;
+	p->held |= pair_cell(edge->local, edge->remote);
+	log_info("%s: over %s to its NIC %u again in %llu s, or when nothing else is left",
+		 peer_name(p).text, path->conn->domain->name, edge->remote,
+		 (unsigned long long)(b->ns / FIRST_NS));
+}
+
+static bool has_unbroken(const struct peer *p)
+{
+	for (unsigned k = 0; k < p->n_paths; k++)
+		if (p->paths[k].state == PATH_UP || p->paths[k].state == PATH_OPENING)
+			return true;
+	return false;
+}
+
+void paths_retry(struct pg_group *g, struct peer *p)
+{
+	pair_reach held = p->held;
+
+	for (unsigned i = 0; i < PG_MAX_DOMAINS; i++)
+		for (unsigned j = 0; j < PG_MAX_DOMAINS; j++)
+			if (g->now >= p->back_offs[i][j].until)
+				p->held &= (pair_reach)~pair_cell(i, j);
+	/* One that the peer had no room for is not opened again at once. */
+	if (p->held != held || !has_unbroken(p))
+		paths_mend(g, p);
+}
+
+/* A NIC of ours, or of the peer's, is back: what was is no more. */
+static void welcome(struct peer *p, unsigned nic, bool ours)
+{
+	p->reach |= p->possible & paths_cells(nic, ours);
+	p->held &= (pair_reach)~paths_cells(nic, ours);
+	for (unsigned i = 0; i < PG_MAX_DOMAINS; i++)
+		p->back_offs[ours ? nic : i][ours ? i : nic].ns = 0;
+}
 
 /* ---- Which are missing ---- */
 
@@ -65,6 +138,7 @@ static bool mend(struct pg_group *g, struct peer *p, pair_reach alive)
 {
 	struct pair_edge edges[PAIR_MAX];
 	unsigned n = paths_pair(g, p, alive, edges);
+	pair_reach held = has_unbroken(p) ? p->held : 0;
 
 	for (unsigned k = 0; k < p->n_paths; k++)
 		p->paths[k].edge.weight = 0;
@@ -75,7 +149,8 @@ static bool mend(struct pg_group *g, struct peer *p, pair_reach alive)
 			path->edge.weight = edges[i].weight;
 	}
 	for (unsigned i = 0; i < n; i++) {
-		if (path_find(p, edges[i].local, edges[i].remote))
+		if (path_find(p, edges[i].local, edges[i].remote) ||
+		    held & pair_cell(edges[i].local, edges[i].remote))
 			continue;
 		if (!path_has_room(p)) {
 			retire_spare(g, p);
@@ -239,7 +314,7 @@ void nics_tell_first(struct pg_group *g, struct peer *p)
 		path_say(g, p, &head, NULL);
 		for (unsigned i = 0; i < g->n_domains; i++)
 			if (back >> i & 1)
-				p->reach |= p->possible & paths_cells(i, true);
+				welcome(p, i, true);
 	}
 	if (back || g->nics != (1u << g->n_domains) - 1)
 		nics_tell(g, p);
@@ -251,7 +326,7 @@ static void nic_changed_for(struct pg_group *g, struct peer *p, const struct dom
 {
 	/* While it connects its reach only shrinks: see peer_up. */
 	if (!status && peer_state(p) != PEER_CONNECTING)
-		p->reach |= p->possible & paths_cells(d->index, true);
+		welcome(p, d->index, true);
 	if (peer_state(p) != PEER_UP)
 		return;
 	nics_tell(g, p);
@@ -286,7 +361,7 @@ void nics_told(struct pg_group *g, struct peer *p, uint8_t nics)
 		if (before >> i & 1 && !(nics >> i & 1))
 			leave_nic(g, p, i, false, -ENETDOWN);
 		else if (nics >> i & 1 && !(before >> i & 1))
-			p->reach |= p->possible & paths_cells(i, false);
+			welcome(p, i, false);
 	}
 	paths_mend(g, p);
 }

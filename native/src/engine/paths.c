@@ -195,15 +195,16 @@ int path_attach(struct pg_group *g, struct path *path, const struct offer *offer
 	return 0;
 }
 
-static void make_usable(struct peer *p, struct path *path)
+static void make_usable(const struct pg_group *g, struct peer *p, struct path *path)
 {
 	path->state = PATH_UP;
+	path->up_at = g->now;
 	p->usable |= 1u << path_slot(p, path);
 }
 
 void path_up(struct pg_group *g, struct peer *p, struct path *path)
 {
-	make_usable(p, path);
+	make_usable(g, p, path);
 	g->salvage_due = !list_empty(&g->salvaging);
 	paths_share(g, p);
 }
@@ -212,7 +213,7 @@ void paths_up(struct pg_group *g, struct peer *p)
 {
 	for (unsigned k = 0; k < p->n_paths; k++)
 		if (p->paths[k].conn)
-			make_usable(p, &p->paths[k]);
+			make_usable(g, p, &p->paths[k]);
 	paths_share(g, p);
 }
 

@@ -98,7 +98,7 @@ static void expire(struct pg_group *g, struct op *op)
 		op->deadline = g->now + g->config->op_timeout_ns + g->config->dead_ns;
 		op->limit = UINT64_MAX;
 		op->expired = true;
-		if (again || !failover_expire(g, op))
+		if (again || !failover_expire(g, op, late ? -ECANCELED : -ETIMEDOUT))
 			peer_down(g, p, -ETIMEDOUT, "%s %llu ms over %s: no completion", what, ms,
 				  nic);
 		return;
