@@ -18,6 +18,11 @@ static struct flight *flight_at(struct list *l)
 	return LIST_ENTRY(l, struct flight, link);
 }
 
+const char *advice(const struct peer *p, const struct domain *d)
+{
+	return d->if_silent && !p->silent ? d->if_silent : "";
+}
+
 /* ---- 1. It breaks, and stops ---- */
 
 static void end_path(struct pg_group *g, struct peer *p, unsigned k, int status, bool noticed)
@@ -31,8 +36,8 @@ static void end_path(struct pg_group *g, struct peer *p, unsigned k, int status,
 		peer_down(g, p, status, "connection over %s broke: %s", d->name, strerror(-status));
 		return;
 	}
-	log_warn("%s: connection over %s to its NIC %u broke: %s", peer_name(p).text, d->name,
-		 path_remote(p, k), strerror(-status));
+	log_warn("%s: connection over %s to its NIC %u broke: %s%s", peer_name(p).text, d->name,
+		 path_remote(p, k), strerror(-status), status == -ETIMEDOUT ? advice(p, d) : "");
 	path->state = PATH_BROKEN;
 	g->n_broken++;
 	path->to = (struct takeover){ .limit = clock_ns() + g->config->op_timeout_ns,

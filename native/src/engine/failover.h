@@ -36,6 +36,9 @@ static inline bool can_take_over(const struct pg_caps *caps)
 
 /* ---- failover.c: of broken connections ---- */
 
+/* What to look at when a peer does not answer over a NIC; "" if it is not heard at all. */
+const char *advice(const struct peer *p, const struct domain *d);
+
 /* Connection k cannot be used any more. If others cannot take over, its peer goes down. */
 void path_broke(struct pg_group *g, struct peer *p, unsigned k, int status);
 

@@ -90,17 +90,17 @@ static void expire(struct pg_group *g, struct op *op)
 	dump_log(g);
 	if (op_in_flight(op)) {
 		bool again = op->expired;
-		const char *nic = g->domains[path_local(p, op->lanes[0].path)]->name;
+		const struct domain *d = g->domains[path_local(p, op->lanes[0].path)];
 
-		snprintf(text, sizeof(text), "%s over %s: %s %llu ms: no completion",
-			 peer_name(p).text, nic, what, ms);
+		snprintf(text, sizeof(text), "%s over %s: %s %llu ms: no completion%s",
+			 peer_name(p).text, d->name, what, ms, advice(p, d));
 		op_fail(op, -ETIMEDOUT, text);
 		op->deadline = g->now + g->config->op_timeout_ns + g->config->dead_ns;
 		op->limit = UINT64_MAX;
 		op->expired = true;
 		if (again || !failover_expire(g, op, late ? -ECANCELED : -ETIMEDOUT))
-			peer_down(g, p, -ETIMEDOUT, "%s %llu ms over %s: no completion", what, ms,
-				  nic);
+			peer_down(g, p, -ETIMEDOUT, "%s %llu ms over %s: no completion%s", what, ms,
+				  d->name, advice(p, d));
 		return;
 	}
 	if (op->asked && op->status) {

@@ -50,6 +50,9 @@ struct domain {
 	unsigned index; /* in its group, 0..PG_MAX_DOMAINS-1 */
 	uint32_t rail;  /* NICs of one rail prefer each other; 0: none is known */
 	char name[32];  /* for people: "shm0", "mlx5_0:1" */
+	/* What is often wrong when a peer's NIC does not answer, although its control stream does: "; is
+	 * ...?", to end a sentence. NULL: nothing to say. */
+	const char *if_silent;
 };
 
 /* One domain's connection to one domain of a peer; both directions. Transports embed it first. */

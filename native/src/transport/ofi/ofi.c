@@ -229,6 +229,17 @@ static void ofi_close(struct domain *domain)
 		destroy(d);
 }
 
+/* Both were seen to cost people days. */
+static const char *if_silent(const struct ofi_domain *d)
+{
+	if (!strcmp(ofi_provider(d), "efa"))
+		return "; EFA passes only between members of a security group that allows all "
+		       "traffic to and from itself, in both directions: does it?";
+	return d->nic.own_endpoints ? "; does a firewall drop what goes to the ports of libfabric, "
+				      "which the kernel chooses (ip_local_port_range)?"
+				    : NULL;
+}
+
 /* What it demands, and how it addresses memory. */
 static void read_modes(struct ofi_domain *d)
 {
@@ -267,6 +278,7 @@ static int open_all(struct ofi_domain *d, const struct domain_options *options,
 		return rc;
 	fill_caps(&d->domain.caps, &d->nic);
 	d->domain.rail = d->nic.rail;
+	d->domain.if_silent = if_silent(d);
 	if (options->link_mbit_s)
 		d->domain.caps.link_mbit_s = options->link_mbit_s;
 	rc = open_fabric(d, err);

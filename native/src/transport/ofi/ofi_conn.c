@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "transport/ofi/ofi.h"
 #include "util/clock.h"
@@ -253,6 +254,11 @@ int ofi_conn_attach(struct conn *conn, const struct offer *offer, struct pg_erro
 
 	if (c->status)
 		return error_set(err, -ENETDOWN, "%s is down", d->domain.name);
+	if (d->nic.lingers && offer->pid == getpid() && FI_MAJOR(d->lib->version()) > 1)
+		return error_set(err, -EHOSTUNREACH,
+				 "shm of libfabric %u.%u crashes when endpoints of one process "
+				 "write to each other; transport shm does not",
+				 FI_MAJOR(d->lib->version()), FI_MINOR(d->lib->version()));
 	rc = check_offer(d, offer, &theirs, err);
 	pthread_mutex_lock(&d->lock);
 	if (!rc)
