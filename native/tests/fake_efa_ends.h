@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * What the tests of the stand-in for EFA have in common: they use it as any program uses libfabric, but for
- * where they find it. What it is told is read once, so each test is a process of its own (in_child). */
+ * where they find it. Each test is a process of its own (in_child), with counts of its own. */
 #ifndef PGCTL_TESTS_FAKE_EFA_ENDS_H
 #define PGCTL_TESTS_FAKE_EFA_ENDS_H
 

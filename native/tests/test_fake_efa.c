@@ -93,6 +93,19 @@ static void test_objects(void)
 	close_nic(&nic);
 }
 
+static void test_emulated(void)
+{
+	struct nic nic = open_nic("fake_efa_0-rdm", 16);
+	struct end end = make_end(&nic);
+	bool emulated = false;
+	size_t len = sizeof(emulated);
+
+	CHECK_EQ(fi_getopt(&end.ep->fid, FI_OPT_ENDPOINT, EMULATED_WRITE, &emulated, &len), 0);
+	CHECK(emulated);
+	close_end(&end);
+	close_nic(&nic);
+}
+
 static void test_wait_fd(void)
 {
 	struct fi_cq_attr attr = { .format = FI_CQ_FORMAT_DATA, .wait_obj = FI_WAIT_FD };
@@ -108,6 +121,17 @@ static void test_wait_fd(void)
 	CHECK_EQ(poll(&pfd, 1, DEADLINE_NS / 1000000), 1);
 	CHECK_EQ(fi_close(fid), 0);
 	close_nic(&nic);
+}
+
+/* What it is told counts while nothing is open. */
+static void test_told(void)
+{
+	struct nic nic = open_nic("fake_efa_3-rdm", 16);
+
+	setenv("FAKE_EFA_NICS", "3", 1);
+	CHECK_EQ(found(API, good_hints()), 4);
+	close_nic(&nic);
+	CHECK_EQ(found(API, good_hints()), 3);
 }
 
 /* ---- Writes --------------------------------------------------------------------------------- */
@@ -415,6 +439,8 @@ int main(int argc, char **argv)
 	CHECK_EQ(argc, 2);
 	CHECK_EQ(in_child(argv[1], "", test_offers), 0);
 	CHECK_EQ(in_child(argv[1], "", test_objects), 0);
+	CHECK_EQ(in_child(argv[1], "", test_told), 0);
+	CHECK_EQ(in_child(argv[1], "emulated", test_emulated), 0);
 	CHECK_EQ(in_child(argv[1], "wait_fd", test_wait_fd), 0);
 	CHECK_EQ(in_child(argv[1], "seed=1", test_writes), 0);
 	CHECK_EQ(in_child(argv[1], "seed=2", test_writes), 0);

@@ -137,6 +137,7 @@ static int fabric_close(struct fid *fid)
 	if (atomic_load_explicit(&f->refs, memory_order_relaxed))
 		return -FI_EBUSY;
 	free(f);
+	fake_settings_release();
 	return 0;
 }
 
@@ -168,6 +169,7 @@ int fi_fabric(struct fi_fabric_attr *attr, struct fid_fabric **fabric, void *con
 				   .ops = &fabric_fid_ops };
 	f->fid.ops = &fabric_ops;
 	f->fid.api_version = attr->api_version;
+	fake_settings_hold();
 	*fabric = &f->fid;
 	return 0;
 }

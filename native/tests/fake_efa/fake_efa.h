@@ -9,11 +9,12 @@
  * It is of one machine, of processes that one user runs. Nothing of it is left behind by a process that
  * ends, however it does: a segment is a memfd that others reach through /proc.
  *
- * The environment, read once:
+ * The environment, read when a fabric is opened or asked for and no other is open:
  *   FAKE_EFA_NICS   how many NICs there are; 4
  *   FAKE_EFA_SYSFS  a directory in the layout of /sys/class/infiniband: while DIR/fake_efa_0/ports/1/state
  *                   is there and does not begin with "4", that NIC is down for every process that has this
- *                   DIR. Looked at each millisecond. Absent: all are up
+ *                   DIR. Looked at each millisecond. Absent: all are up. Read whenever a domain is
+ *                   opened
  *   FAKE_EFA        settings with commas between them; a word that is not known ends the process
  *     seed=N        of all that is chosen at random; 1
  *     again=N       one call of N to post something is -FI_EAGAIN for no reason; 16, 0: none

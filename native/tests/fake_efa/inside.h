@@ -94,7 +94,6 @@ enum dead { DEAD_SILENT, DEAD_FAILED, DEAD_ANY };
 
 struct settings {
 	unsigned nics;
-	const char *sysfs; /* NULL: none */
 	uint64_t seed;
 	uint64_t again, twice, echo, hold;
 	uint64_t rdma, tx, rx;
@@ -103,9 +102,13 @@ struct settings {
 };
 
 const struct settings *fake_settings(void);
+/* Reads them, unless a fabric is open; and opens or closes one. */
+void fake_settings_read(void);
+void fake_settings_hold(void);
+void fake_settings_release(void);
 void fake_count(enum fake_efa_manner manner);
 uint64_t fake_counted(enum fake_efa_manner manner);
-/* Another one each time. */
+/* Another one each time; the same again once all fabrics have been closed. */
 uint64_t fake_seed(void);
 
 /* Once in n times; never if n is 0. */

@@ -3,6 +3,7 @@
  * Whether a NIC of the stand-in for EFA is up: a file says so, in the layout of sysfs, that a test writes. */
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "inside.h"
@@ -11,7 +12,7 @@
 
 void fake_nic_state_path(char path[FAKE_PATH], unsigned nic)
 {
-	const char *dir = fake_settings()->sysfs;
+	const char *dir = getenv("FAKE_EFA_SYSFS");
 
 	path[0] = '\0';
 	if (dir)

@@ -340,6 +340,7 @@ int fi_getinfo(uint32_t version, const char *node, const char *service, uint64_t
 	/* Its addresses are nobody's names. */
 	if (node || service)
 		return -FI_ENODATA;
+	fake_settings_read();
 	for (unsigned nic = 0; nic < fake_settings()->nics; nic++) {
 		snprintf(name, sizeof(name), "fake_efa_%u-rdm", nic);
 		if (!suits(version, hints, name))

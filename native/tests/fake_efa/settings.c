@@ -8,6 +8,9 @@
 
 #include "inside.h"
 
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned holders;         /* fabrics that are open */
+static char told[512], nics[16]; /* what the settings are from */
 static struct settings settings;
 static _Atomic uint64_t counts[FAKE_EFA_N_MANNERS];
 static _Atomic uint64_t seeds;
@@ -81,15 +84,12 @@ static void set_word(struct settings *s, const char *word)
 		refuse(word);
 }
 
-static void read_settings(void)
+static void parse(void)
 {
-	const char *nics = getenv("FAKE_EFA_NICS"), *sysfs = getenv("FAKE_EFA_SYSFS");
-	const char *text = getenv("FAKE_EFA");
-	char copy[512], *word, *rest, *value;
+	char copy[sizeof(told)], *word, *rest, *value;
 
 	settings = (struct settings){
-		.nics = nics ? (unsigned)number(nics, nics, 0, FAKE_MAX_NICS) : 4,
-		.sysfs = sysfs ? strdup(sysfs) : NULL,
+		.nics = nics[0] ? (unsigned)number(nics, nics, 0, FAKE_MAX_NICS) : 4,
 		.seed = 1,
 		.again = 16,
 		.twice = 8,
@@ -101,7 +101,7 @@ static void read_settings(void)
 		.fate = FATE_ANY,
 		.dead = DEAD_ANY,
 	};
-	snprintf(copy, sizeof(copy), "%s", text ? text : "");
+	memcpy(copy, told, sizeof(copy));
 	for (word = strtok_r(copy, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
 		value = strchr(word, '=');
 		if (value)
@@ -113,19 +113,65 @@ static void read_settings(void)
 	}
 }
 
+/* Whether it is another one than before. */
+static bool take(const char *name, char *to, size_t size)
+{
+	const char *value = getenv(name);
+
+	if (value && strlen(value) >= size)
+		refuse(value);
+	if (!strcmp(to, value ? value : ""))
+		return false;
+	snprintf(to, size, "%s", value ? value : "");
+	return true;
+}
+
+/* Others read them while a fabric is open, so they stay as they are until then. */
+static void read_settings(void)
+{
+	bool changed;
+
+	if (holders)
+		return;
+	changed = take("FAKE_EFA", told, sizeof(told));
+	changed |= take("FAKE_EFA_NICS", nics, sizeof(nics));
+	if (changed || !settings.rdma)
+		parse();
+	atomic_store_explicit(&seeds, 0, memory_order_relaxed);
+}
+
+void fake_settings_read(void)
+{
+	pthread_mutex_lock(&lock);
+	read_settings();
+	pthread_mutex_unlock(&lock);
+}
+
+void fake_settings_hold(void)
+{
+	pthread_mutex_lock(&lock);
+	read_settings();
+	holders++;
+	pthread_mutex_unlock(&lock);
+}
+
+void fake_settings_release(void)
+{
+	pthread_mutex_lock(&lock);
+	holders--;
+	pthread_mutex_unlock(&lock);
+}
+
 const struct settings *fake_settings(void)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	pthread_once(&once, read_settings);
 	return &settings;
 }
 
 uint64_t fake_seed(void)
 {
 	/* Relaxed: any order will do. */
-	uint64_t state = fake_settings()->seed +
-			 (atomic_fetch_add_explicit(&seeds, 1, memory_order_relaxed) << 32);
+	uint64_t state =
+		settings.seed + (atomic_fetch_add_explicit(&seeds, 1, memory_order_relaxed) << 32);
 
 	return splitmix64(&state);
 }
