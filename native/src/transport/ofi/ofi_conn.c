@@ -93,11 +93,14 @@ static int enter(struct ofi_domain *d, struct ofi_endpoint **shared, bool receiv
 static int open_endpoints(struct ofi_domain *d, struct ofi_conn *c, struct pg_error *err)
 {
 	struct ofi_endpoint *own = NULL;
-	int rc = enter(d, &d->messenger, true, &c->messenger, err);
+	int rc;
 
-	if (rc)
-		return rc;
-	return enter(d, d->nic.own_endpoints ? &own : &d->writer, false, &c->writer, err);
+	pthread_mutex_lock(&d->lock);
+	rc = enter(d, &d->messenger, true, &c->messenger, err);
+	if (!rc)
+		rc = enter(d, d->nic.own_endpoints ? &own : &d->writer, false, &c->writer, err);
+	pthread_mutex_unlock(&d->lock);
+	return rc;
 }
 
 static void fill_offer(const struct ofi_conn *c, struct offer *offer)

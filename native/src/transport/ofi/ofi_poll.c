@@ -31,10 +31,35 @@ static struct arrival *put(struct room *room, enum arrival_kind kind, struct ofi
 
 /* ---- What was sent ---- */
 
-/* Its own fault; others may send it. What has the provider break the connection, breaks it for all. */
-static int own_fault(int error)
+/* What the device of efa says of a work request, whatever error is made of it. */
+enum efa_status {
+	EFA_LOCAL_INVALID_LKEY = 5,
+	EFA_LOCAL_BAD_LENGTH = 6,
+	EFA_REMOTE_BAD_ADDRESS = 7,
+	EFA_REMOTE_BAD_LENGTH = 11,
+};
+
+static int own_fault_efa(int prov_errno)
 {
-	switch (error) {
+	switch (prov_errno) {
+	case EFA_LOCAL_INVALID_LKEY:
+	case EFA_LOCAL_BAD_LENGTH:
+		return -EFAULT;
+	case EFA_REMOTE_BAD_ADDRESS:
+	case EFA_REMOTE_BAD_LENGTH:
+		return -EACCES;
+	default:
+		return 0;
+	}
+}
+
+/* Its own fault; others may be sent. Where that breaks the connection it does so for all, with an error
+ * that does not tell (tcp). */
+static int own_fault(const struct ofi_domain *d, const struct fi_cq_err_entry *e)
+{
+	if (!strcmp(ofi_provider(d), "efa"))
+		return own_fault_efa(e->prov_errno);
+	switch (e->err) {
 	case FI_EACCES:
 	case FI_EPERM:
 	case FI_EKEYREJECTED:
@@ -43,21 +68,21 @@ static int own_fault(int error)
 	case FI_EFAULT:
 		return -EFAULT;
 	case FI_EMSGSIZE:
-	case FI_ETRUNC:
 		return -EMSGSIZE;
 	default:
 		return 0;
 	}
 }
 
-static void sent(struct ofi_domain *d, struct ofi_send *send, int error)
+/* e: NULL if all went well. */
+static void sent(struct ofi_domain *d, struct ofi_send *send, const struct fi_cq_err_entry *e)
 {
 	struct ofi_conn *c = send->conn;
-	int fault = error ? own_fault(error) : 0;
+	int fault = e ? own_fault(d, e) : 0;
 
-	ofi_send_ended(d, send, !error ? 0 : fault ? fault : -ECONNABORTED);
-	if (c && error && !fault)
-		ofi_conn_break(c, error < FI_ERRNO_OFFSET ? -error : -EIO);
+	ofi_send_ended(d, send, !e ? 0 : fault ? fault : -ECONNABORTED);
+	if (c && e && !fault)
+		ofi_conn_break(c, e->err > 0 && e->err < FI_ERRNO_OFFSET ? -e->err : -EIO);
 	if (c && c->stopping)
 		ofi_news(c);
 }
@@ -114,7 +139,7 @@ static void take(struct ofi_domain *d, const struct fi_cq_data_entry *e, fi_addr
 	else if (token->is_receive)
 		message_arrived(d, LIST_ENTRY(token, struct ofi_receive, token), e->len);
 	else
-		sent(d, LIST_ENTRY(token, struct ofi_send, token), 0);
+		sent(d, LIST_ENTRY(token, struct ofi_send, token), NULL);
 }
 
 static void say_error(struct ofi_domain *d, const struct fi_cq_err_entry *e)
@@ -140,7 +165,7 @@ static void take_error(struct ofi_domain *d)
 	if (!token || (e.flags & FI_REMOTE_WRITE))
 		return;
 	if (!token->is_receive) {
-		sent(d, LIST_ENTRY(token, struct ofi_send, token), e.err ? e.err : FI_EIO);
+		sent(d, LIST_ENTRY(token, struct ofi_send, token), &e);
 		return;
 	}
 	LIST_ENTRY(token, struct ofi_receive, token)->conn = NULL;
