@@ -6,12 +6,28 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
-from pgctl.engine import TransferEngine, Transport, transports
+from pgctl.engine import TransferEngine, transports
+from pgctl.engine.config import transport_names
 
 REQUIRED = [name for name in os.environ.get("PGCTL_REQUIRE", "").split(",") if name]
+
+
+FAKE_EFA = Path(__file__).parent.parent / "build/test-c/native/libfabric_fake_efa.so"
+PROVIDERS = {
+    "tcp": "provider=tcp",
+    "shm": "provider=shm",
+    "verbs": "provider=verbs",
+    "fake_efa": f"library={FAKE_EFA}",
+}
+"""Options of ofi, each a way of its own."""
+FRAGILE = {"ofi:shm": "who is stopped in libfabric's shm may hold a lock that its peers spin on"}
+"""Ways in which tests that stop or kill a process (marked: hurts) do more harm than they mean to."""
+DEVICES = {"verbs", "ofi:verbs"}
+"""Ways that need an RDMA device."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +35,24 @@ class Way:
     """How bytes go: a transport of this build, or one with which something goes wrong."""
 
     name: str
-    transport: Transport
+    transport: str
     impair: str = ""
+    options: str = ""
+
+    @property
+    def marks(self):
+        return [pytest.mark.rdma] if self.name.partition("+")[0] in DEVICES else []
 
 
 def ways(impairments):
     """Every transport that the C library declares, and each of them with each impairment."""
-    for transport in transports():
-        yield Way(transport.name, transport)
+    for transport in transport_names():
+        if transport == "ofi":
+            yield from (Way(f"ofi:{name}", "ofi", "", text) for name, text in PROVIDERS.items())
+            continue
+        yield Way(transport, transport)
         for name, impair in impairments.items():
-            yield Way(f"{transport.name}+{name}", transport, impair)
+            yield Way(f"{transport}+{name}", transport, impair)
 
 
 def pytest_generate_tests(metafunc):
@@ -37,21 +61,22 @@ def pytest_generate_tests(metafunc):
         names = [way.name for way in known]
         if unknown := [name for name in REQUIRED if name not in names]:
             raise pytest.UsageError(f"PGCTL_REQUIRE: no transport is named {', '.join(unknown)}")
-        marks = {"verbs": pytest.mark.rdma}
-        params = [
-            pytest.param(way, id=way.name, marks=marks.get(way.transport.name, ())) for way in known
-        ]
+        params = [pytest.param(way, id=way.name, marks=way.marks) for way in known]
         metafunc.parametrize("transport", params, indirect=True)
 
 
 @pytest.fixture
 def transport(request, monkeypatch):
     """A transport of this build that this machine can run, and what it promises in this way."""
-    way, transport = request.param, request.param.transport
+    way = request.param
+    if way.name in FRAGILE and request.node.get_closest_marker("hurts"):
+        pytest.skip(FRAGILE[way.name])
+    monkeypatch.setenv("PGCTL_OFI", way.options)  # read by every engine, here and elsewhere
+    transport = next(each for each in transports() if each.name == way.transport)
     if transport.caps is None:
-        refuse = pytest.fail if transport.name in REQUIRED else pytest.skip
-        refuse(f"{transport.name}: {transport.reason}")
-    monkeypatch.setenv("PGCTL_IMPAIR", way.impair)  # read by every engine, here and elsewhere
+        refuse = pytest.fail if way.name in REQUIRED else pytest.skip
+        refuse(f"{way.name}: {transport.reason}")
+    monkeypatch.setenv("PGCTL_IMPAIR", way.impair)  # likewise
     with TransferEngine(transport=transport.name) as engine:
         return replace(transport, caps=engine.limits().caps)
 

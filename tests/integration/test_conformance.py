@@ -6,7 +6,6 @@ A capability that it declares works; one that it does not declare is refused as 
 import contextlib
 import errno
 import re
-import signal
 import threading
 import zlib
 
@@ -632,11 +631,12 @@ def test_an_unknown_owner_is_refused(meet):
 # ---- Death
 
 
+@pytest.mark.hurts
 def test_a_dead_peer_fails_what_is_in_flight_and_is_named(meet, mode):
     m = meet("two processes", progress=mode)
     src, (_, dst) = m.source(1 << 20), m.sink(1 << 20)
     m.world.finish(m.a.engine.submit_single_write(1 << 20, IMM, src, dst))
-    m.process.child.send_signal(signal.SIGSTOP)  # so that something stays in flight
+    m.process.suspend()  # so that something stays in flight
     ops = [m.a.engine.submit_send(m.peer, b"into the void") for _ in range(2000)]
     m.process.kill()
     for op in ops:
@@ -662,6 +662,7 @@ def test_a_dead_peer_fails_what_is_in_flight_and_is_named(meet, mode):
     dst.close()
 
 
+@pytest.mark.hurts
 def test_a_scatter_says_which_destination_failed(meet, world, transport):
     m = meet("two processes")
     living = world.party(transport=transport.name, progress="inline")
@@ -680,6 +681,7 @@ def test_a_scatter_says_which_destination_failed(meet, world, transport):
     assert isinstance(op.error, PgPeerDown)
 
 
+@pytest.mark.hurts
 def test_a_peer_that_never_was_fails_and_does_not_hang(meet):
     m = meet("two processes")
     m.process.kill()
@@ -734,6 +736,7 @@ def test_fences_of_a_peer_that_has_nothing(meet, place):
     m.counted(1)
 
 
+@pytest.mark.hurts
 def test_a_fence_of_the_dead_ends_well(meet, mode):
     m = meet("two processes", progress=mode)
     m.world.finish(m.a.engine.submit_barrier(IMM, [m.peer]))
@@ -791,6 +794,7 @@ def test_what_is_remote_visible_is_there_at_its_end(meet, mode, kind, path):  # 
 # ---- Cancelling
 
 
+@pytest.mark.hurts
 def test_what_was_not_posted_is_dropped(meet, place):
     """Whole pages of it were written and counted, and it ends once."""
     m = meet(place)
@@ -821,6 +825,7 @@ def test_what_was_not_posted_is_dropped(meet, place):
     m.counted(counted + 3)
 
 
+@pytest.mark.hurts
 def test_a_split_write_that_was_cancelled_counts_whole_or_not(meet, place):
     """Some of its shards may have been counted; they are no part of any other write."""
     m = meet(place, nics=(2, 2))
@@ -923,6 +928,7 @@ def test_a_group_is_addressed_like_its_peers(world, transport):
         hub.submit_barrier(IMM, group)
 
 
+@pytest.mark.hurts
 def test_a_barrier_says_who_was_not_there(meet, world, transport):
     """Of peers of whose death nobody has heard yet."""
     m = meet("two processes")
@@ -1169,6 +1175,7 @@ def forged(address):
     return bytes(body) + zlib.crc32(body).to_bytes(4, "little")
 
 
+@pytest.mark.hurts
 def test_the_log_says_who_was_refused_and_who_was_lost(meet, world, transport, tmp_path):
     m = meet("two processes")
     stranger = world.party(transport=transport.name, progress="inline", op_timeout=0.5)

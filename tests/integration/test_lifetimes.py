@@ -63,6 +63,7 @@ def test_engine_memory_that_is_closed_is_refused_likewise(meet, place):
     assert {type(error) for error in m.b.flow_ended()} == {PgStale}
 
 
+@pytest.mark.hurts
 def test_closing_waits_for_a_writer_that_is_stopped(meet, mode):
     m = meet("two processes", progress=mode)
     memory = np.zeros(1 << 20, np.uint8)
@@ -82,6 +83,7 @@ def test_closing_waits_for_a_writer_that_is_stopped(meet, mode):
     assert np.array_equal(memory, after)
 
 
+@pytest.mark.hurts
 def test_closing_does_not_wait_for_the_dead(meet, mode):
     m = meet("two processes", progress=mode)
     memory = np.zeros(1 << 20, np.uint8)
@@ -96,6 +98,7 @@ def test_closing_does_not_wait_for_the_dead(meet, mode):
     assert np.array_equal(memory, after)
 
 
+@pytest.mark.hurts
 def test_a_region_that_its_writer_has_released_is_closed_without_it(meet, mode):
     m = meet("two processes", progress=mode)
     region = m.a.engine.reg_mr(np.zeros(4096, np.uint8))
@@ -147,6 +150,7 @@ def test_both_sides_hear_of_each_other(meet, place, mode):
     assert m.peer.info().local
 
 
+@pytest.mark.hurts
 def test_a_stopped_peer_is_silent_and_a_killed_one_is_down(meet, mode):
     m = meet("two processes", progress=mode, heartbeat=0.05, silent=0.2)
     m.world.finish(m.a.engine.submit_barrier(IMM, [m.peer]))
@@ -175,6 +179,7 @@ def test_a_stopped_peer_is_silent_and_a_killed_one_is_down(meet, mode):
     assert news[-1][0] == "peer_down"
 
 
+@pytest.mark.hurts
 @pytest.mark.parametrize(
     ("place", "end"),
     [("one process", "closed"), ("two processes", "closed"), ("two processes", "killed")],
