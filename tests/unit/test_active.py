@@ -5,12 +5,14 @@ import time
 from dataclasses import replace
 from subprocess import Popen
 
+import fake_cuda
 import numpy as np
 import pytest
 
 from pgctl import process
 from pgctl.active import attempts, run
 from pgctl.active.attempts import ATTEMPTS, LateError
+from pgctl.active.cuda import NoGpuMemoryError
 from pgctl.engine import NicConfig, PgError, RemoteRegion, TransferEngine, Transport
 from pgctl.hardware.facts import read_facts
 from pgctl.hardware.trials import Trial
@@ -76,6 +78,118 @@ def test_a_payload_that_comes_late(loop):
     )
 
 
+# ---- With a GPU, whose driver is a fake: its memory is the process's own
+
+
+@pytest.fixture
+def gpu(tmp_path, monkeypatch):
+    """Tries to reach a GPU over shared memory: what came of it, and how the process ended."""
+    for name, value in fake_cuda.environ(tmp_path).items():
+        monkeypatch.setenv(name, value)
+
+    def call(mode="", address=fake_cuda.GPU, deadline_s=60):
+        monkeypatch.setenv("FAKE_CUDA", mode)
+        command = [*run._CHILD, "gpu_reach", "shm", "", address]
+        return run.ask(command, deadline_s), process.run(command, deadline_s)
+
+    return call
+
+
+def test_a_gpu_that_is_reached(gpu):
+    (good, told), ended = gpu()
+    assert good
+    assert told.startswith("2M written into the GPU and out of it; ")
+    assert [line for line in ended.out if line.startswith(run.STEP)] == [
+        f"{run.STEP}{step}"
+        for step in (
+            "opening libcuda.so.1",
+            "starting CUDA",
+            "opening the GPU",
+            "opening the NIC",
+            "connecting the NIC with itself",
+            "registering 2M of the GPU",
+            "writing 2M into the GPU",
+            "writing 2M out of the GPU",
+            "copying with CUDA what the NIC wrote",
+            "closing the NIC",
+            "freeing memory of the GPU",
+        )
+    ]
+    assert ended.err[-2:] == ["cuMemFree", "cuDevicePrimaryCtxRelease"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "cuInit",
+        "cuDeviceGetByPCIBusId",
+        "cuDevicePrimaryCtxRetain",
+        "cuCtxSetCurrent",
+        "cuMemAlloc",
+    ],
+)
+def test_a_gpu_without_memory_to_try(gpu, call):
+    assert gpu(call)[0] == (None, f"{call}: CUDA_ERROR_DEVICES_UNAVAILABLE")
+
+
+def test_a_gpu_that_cuda_does_not_know(gpu):
+    assert gpu(address="0000:99:00.0")[0] == (None, "cuDeviceGetByPCIBusId: error 101")
+
+
+@pytest.mark.parametrize("call", ["cuMemcpyHtoD", "cuCtxSynchronize", "cuMemcpyDtoH", "cuMemFree"])
+def test_a_gpu_that_fails_meanwhile(gpu, call):
+    assert gpu(call)[0] == (False, f"{call}: CUDA_ERROR_DEVICES_UNAVAILABLE")
+
+
+def test_bytes_that_did_not_reach_the_gpu(gpu):
+    assert gpu("elsewhere")[0] == (
+        False,
+        "1 of 2097152 bytes in the GPU differ, the first is 4096",
+    )
+
+
+def test_a_gpu_whose_driver_crashes_or_hangs(gpu):
+    assert gpu("crash")[0] == (False, "it crashed: SIGABRT while starting CUDA")
+    assert gpu("hang", deadline_s=2)[0] == (
+        False,
+        "nothing came of it within 2 s while starting CUDA",
+    )
+
+
+def test_bytes_that_did_not_come_out_of_the_gpu(tmp_path):
+    """The NIC wrote where the GPU's memory is, but reads elsewhere."""
+    code = f"""
+from pgctl.active import attempts, child
+from pgctl.engine import TransferEngine
+
+known = TransferEngine.submit_single_write
+
+def submit(engine, length, imm, src, dst):
+    if imm == 2:
+        src = engine.alloc_mr(length)
+    return known(engine, length, imm, src, dst)
+
+TransferEngine.submit_single_write = submit
+child.main("gpu_reach", "shm", "", {fake_cuda.GPU!r})
+"""
+    variables = [f"{name}={value}" for name, value in fake_cuda.environ(tmp_path).items()]
+    good, told = run.ask(["env", *variables, *python(code)], 60)
+    assert not good
+    assert told.endswith(" of 2097152 bytes that came out of the GPU differ, the first is 0")
+
+
+def test_a_machine_without_a_cuda_driver(monkeypatch):
+    monkeypatch.setattr("pgctl.active.cuda._LIBRARY", "libnone.so.1")
+    with pytest.raises(NoGpuMemoryError, match=r"libnone\.so\.1: cannot open"):
+        attempts.gpu_reach(fake_cuda.GPU, NicConfig(transport="shm"), lambda _: None)
+
+
+def test_a_cuda_driver_that_is_too_old(monkeypatch):
+    monkeypatch.setattr("pgctl.active.cuda._LIBRARY", "libc.so.6")
+    with pytest.raises(NoGpuMemoryError, match="the CUDA driver has no cuInit"):
+        attempts.gpu_reach(fake_cuda.GPU, NicConfig(transport="shm"), lambda _: None)
+
+
 # ---- The processes
 
 
@@ -84,6 +198,7 @@ def test_a_payload_that_comes_late(loop):
     [
         ("print('step: a'); print('good: it is so')", True, "it is so"),
         ("print('step: a'); print('bad: no')", False, "no"),
+        ("print('step: a'); print('untried: no')", None, "no"),
         (
             "print('step: writing', flush=True); os.kill(os.getpid(), signal.SIGSEGV)",
             False,
@@ -148,10 +263,10 @@ def asked(monkeypatch):
         known = (Transport("shm", caps, ""), Transport("verbs", caps, ""))
 
         def answer(self, command, deadline_s):
-            assert deadline_s == run.DEADLINE_S
-            what, *_, device = request = tuple(command[-3:])
+            what, _, device, *gpu = request = tuple(command[len(run._CHILD) :])
+            assert deadline_s == (run.GPU_DEADLINE_S if gpu else run.DEADLINE_S)
             self.append(request)
-            return ((what, device) not in self.bad, "so")
+            return ((what, device, *gpu) not in self.bad, "so")
 
     asked = Asked()
     monkeypatch.setattr(run, "ask", asked.answer)
@@ -183,6 +298,33 @@ def test_nothing_follows_what_failed(built, asked):
     assert [t for t in trials.done if t.nic == "mlx5_3"] == [
         Trial("registration", "mlx5_3", good=False, told="so")
     ]
+
+
+def test_gpus_are_tried_with_the_nics_of_their_groups(built, asked):
+    """Two share a NIC there; a pair that fails does not hide another."""
+    facts = read_facts(str(built["shared"].root))
+    pairs = [(nic, group.gpu) for group in facts.groups for nic in group.nics]
+    asked.bad = [("gpu_reach", *pairs[0])]
+    trials = run.try_nics(facts, "auto", ["gpu_reach"])
+    assert len(pairs) == len(facts.gpus) == 8
+    assert [(t.nic, t.gpu, t.good) for t in trials.done] == [
+        (nic, gpu, (nic, gpu) != pairs[0]) for nic, gpu in pairs
+    ]
+    assert sorted(asked) == sorted(("gpu_reach", "verbs", *pair) for pair in pairs)
+
+
+def test_gpus_are_not_tried_with_a_nic_that_fails(built, asked):
+    asked.bad = [("loopback", "mlx5_2")]
+    trials = run.try_nics(read_facts(str(built["shared"].root)), "auto", [*ALL, "gpu_reach"])
+    tried = {t.nic for t in trials.done if t.what == "gpu_reach"}
+    assert tried == {"mlx5_0", "mlx5_1", "mlx5_3"}
+
+
+def test_shared_memory_does_not_reach_gpus(built, asked):
+    trials = run.try_nics(read_facts(str(built["shared"].root)), "shm", ["gpu_reach"])
+    assert trials.done == (Trial("gpu_reach", "shm0", None, "shared memory does not reach GPUs"),)
+    assert run.try_nics(read_facts(str(built["laptop"].root)), "shm", ["gpu_reach"]).done == ()
+    assert not asked
 
 
 def test_shared_memory_where_there_is_no_nic(built, asked):

@@ -18,8 +18,8 @@ ANY_PORT = "sys/devices/*/*/*/*/*/infiniband/*/ports/1"
 ANY_END = "sys/devices/*/*/*/*/*"
 OPEN = {NEEDS_TIME, NEEDS_TRAFFIC, NEEDS_TRIAL}
 """Reasons to skip of a check that applies and finds nothing."""
-NEVER_PASS = {"PG101", "PG103", "PG108", "PG119"}
-"""What they are about shows only between hosts, in GPU memory, or over time."""
+NEVER_PASS = {"PG101", "PG108", "PG119"}
+"""What they are about shows only between hosts, or over time."""
 
 
 def one(machine: Machine, pattern: str, text: object) -> None:
@@ -174,13 +174,17 @@ TRIED = [
 ]
 
 
+GPUS = ("0000:13:00.0", "0000:2b:00.0")
+
+
 def with_trials(facts, *bad: Trial):
-    """All went well with two NICs, except for these."""
+    """All went well with two NICs and the GPU of each, except for these."""
     good = [
         Trial(what, f"mlx5_{i}", good=True, told="so")
         for what in ("registration", "loopback", "ordering")
         for i in range(2)
     ]
+    good += [Trial("gpu_reach", f"mlx5_{i}", True, "so", GPUS[i]) for i in range(2)]
     spoilt = {(trial.what, trial.nic) for trial in bad}
     done = [trial for trial in good if (trial.what, trial.nic) not in spoilt]
     return replace(facts, trials=Trials("verbs", "there are RDMA devices", (*done, *bad)))
@@ -364,13 +368,50 @@ def test_what_polls_memory_is_warned_though_the_nic_keeps_the_order(copy):
     assert find("ordering")(with_trials(facts, late), Expect()).verdict == "fail"
 
 
-def test_gpu_memory_is_not_tried_and_not_fine(built):
-    facts = with_trials(read_facts(str(built["cx7"].root)))
-    finding = find("gpu_reach")(facts, Expect())
+@pytest.mark.parametrize(
+    "told",
+    [
+        "mlx5_1 cannot register 2097152 bytes of GPU memory: is nvidia_peermem loaded?",
+        "2 of 2097152 bytes in the GPU differ, the first is 4096",
+        "nothing came of it within 60 s while writing 2M into the GPU",
+        "it crashed: SIGSEGV while registering 2M of the GPU",
+    ],
+)
+def test_a_gpu_that_a_nic_does_not_reach(built, told):
+    facts = read_facts(str(built["cx7"].root))
+    bad = Trial("gpu_reach", "mlx5_1", False, told, GPUS[1])
+    finding = find("gpu_reach")(with_trials(facts, bad), Expect())
+    assert (finding.verdict, finding.evidence) == ("fail", f"mlx5_1 with {GPUS[1]}: {told}")
+    for what in ("nvidia-peermem", "Linux 5.12", "ACS", "IOMMU"):
+        assert what in finding.fix
+    finding = find("gpu_reach")(with_trials(facts), Expect())
+    assert (finding.verdict, finding.evidence) == (
+        "pass",
+        f"mlx5_0 with {GPUS[0]}: so; mlx5_1 with {GPUS[1]}: so",
+    )
+
+
+def test_a_gpu_that_could_not_be_tried_is_neither_fine_nor_bad(built):
+    facts = read_facts(str(built["cx7"].root))
+    busy = Trial("gpu_reach", "mlx5_1", None, "cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY", GPUS[1])
+    finding = find("gpu_reach")(with_trials(facts, busy), Expect())
     assert (finding.verdict, finding.evidence) == (
         "skip",
-        "this release does not try to write between a NIC and a GPU",
+        f"could not be tried: mlx5_1 with {GPUS[1]}: cuMemAlloc: CUDA_ERROR_OUT_OF_MEMORY",
     )
+    bad = Trial("gpu_reach", "mlx5_0", False, "late", GPUS[0])
+    assert find("gpu_reach")(with_trials(facts, busy, bad), Expect()).verdict == "fail"
+
+
+def test_where_there_is_no_gpu_or_no_nic_there_is_none_to_reach(built, copy):
+    trials = Trials("shm", "", (Trial("loopback", "shm0", True, "so"),))
+    laptop = replace(read_facts(str(built["laptop"].root)), trials=trials)
+    machine = copy("cx7")
+    machine.remove("sys/class/infiniband")
+    alone = replace(read_facts(str(machine.root)), trials=trials)
+    for facts, why in ((laptop, "no GPU"), (alone, "no NIC that a GPU could use")):
+        finding = find("gpu_reach")(facts, Expect())
+        assert (finding.verdict, finding.evidence) == ("skip", why)
 
 
 @pytest.mark.parametrize("check", [check.id for check in CHECKS])

@@ -6,6 +6,7 @@ what hangs is the NIC.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pgctl.active.cuda import gpu_memory
 from pgctl.engine import (
     GroupConfig,
     MemoryRegion,
@@ -60,11 +62,8 @@ def loopback(nic: NicConfig, begin: Begin) -> str:
         src, dst = (engine.alloc_mr(_LOOPED) for _ in range(2))
         src.numpy()[:] = np.random.default_rng(0).integers(0, 256, _LOOPED, np.uint8)
         begin(f"writing {format_size(_LOOPED)} with an immediate")
-        op = engine.submit_single_write(_LOOPED, 1, src, engine.import_mr(dst.desc))
-        op.wait()
-        engine.counter(1).wait(1, OP_TIMEOUT_S)
-        if len(wrong := np.flatnonzero(src.numpy() != dst.numpy())):
-            raise LateError(f"{len(wrong)} of {_LOOPED} bytes differ, the first is {wrong[0]}")
+        _write(engine, 1, src, dst)
+        _compare(dst.numpy(), src.numpy())
         return f"{format_size(_LOOPED)} written and counted; {peer.info().path}"
 
 
@@ -80,11 +79,32 @@ def ordering(nic: NicConfig, begin: Begin) -> str:
     return f"{count} writes over {lanes} connections, each there when it was counted"
 
 
+def gpu_reach(gpu: str, nic: NicConfig, begin: Begin) -> str:
+    size = _REGISTERED
+    with gpu_memory(gpu, size, begin) as memory, _open(nic, 1, begin) as engine:
+        peer = _connect_to_itself(engine, begin)
+        begin(f"registering {format_size(size)} of the GPU")
+        there = engine.reg_mr((ctypes.c_uint8 * size).from_address(memory.address))
+        src, dst = (engine.alloc_mr(size) for _ in range(2))
+        src.numpy()[:] = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+        memory.fill(bytes(~src.numpy()))
+        begin(f"writing {format_size(size)} into the GPU")
+        _write(engine, 1, src, there)
+        begin(f"writing {format_size(size)} out of the GPU")
+        _write(engine, 2, there, dst)
+        # Only now, as what the NIC reads cannot overtake what it wrote there before.
+        begin("copying with CUDA what the NIC wrote")
+        _compare(np.frombuffer(memory.copy(), np.uint8), src.numpy(), " in the GPU")
+        _compare(dst.numpy(), src.numpy(), " that came out of the GPU")
+        return f"{format_size(size)} written into the GPU and out of it; {peer.info().path}"
+
+
 ATTEMPTS: Mapping[What, Callable[[NicConfig, Begin], str]] = {
     "registration": registration,
     "loopback": loopback,
     "ordering": ordering,
 }
+"""Those that need a NIC alone."""
 
 
 @contextmanager
@@ -101,6 +121,16 @@ def _connect_to_itself(engine: TransferEngine, begin: Begin) -> Peer:
     peer = engine.add_peer(engine.main_address())
     peer.connect()
     return peer
+
+
+def _write(engine: TransferEngine, imm: int, src: MemoryRegion, dst: MemoryRegion) -> None:
+    engine.submit_single_write(len(src), imm, src, engine.import_mr(dst.desc)).wait()
+    engine.counter(imm).wait(1, OP_TIMEOUT_S)
+
+
+def _compare(seen: NDArray[np.uint8], sent: NDArray[np.uint8], where: str = "") -> None:
+    if len(wrong := np.flatnonzero(seen != sent)):
+        raise LateError(f"{len(wrong)} of {len(sent)} bytes{where} differ, the first is {wrong[0]}")
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import get_args
@@ -16,7 +16,10 @@ from pgctl.hardware.trials import Trial, Trials, What
 DEADLINE_S = 20.0
 """Of one trial; more than the engine's own deadlines in it, which know better what was late."""
 
-STEP, GOOD, BAD = "step: ", "good: ", "bad: "
+GPU_DEADLINE_S = 60.0
+"""Of one with a GPU: CUDA alone starts for many seconds where nothing keeps its driver loaded."""
+
+STEP, GOOD, BAD, UNTRIED = "step: ", "good: ", "bad: ", "untried: "
 """How the lines begin that a child prints."""
 
 _CHILD = (sys.executable, "-P", "-m", "pgctl.active.child")
@@ -30,17 +33,20 @@ def try_nics(facts: Facts, transport: str, wanted: Collection[What]) -> Trials:
     order = [what for what in get_args(What) if what in wanted]
     if refusal:
         return Trials(name, why, tuple(Trial(what, name, False, refusal) for what in order[:1]))
-    attempt = partial(_try_nic, name, order)
+    attempt = partial(_try_nic, facts, name, order)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         done = pool.map(attempt, _nics(facts, name))
         return Trials(name, why, tuple(trial for trials in done for trial in trials))
 
 
-def ask(command: Sequence[str], deadline_s: float) -> tuple[bool, str]:
-    """Whether what a child tries is good, and what it saw; or how it ended instead."""
+def ask(command: Sequence[str], deadline_s: float) -> tuple[bool | None, str]:
+    """Whether what a child tries is good, and what it saw; or how it ended instead.
+
+    None: it says that it cannot be tried, and why.
+    """
     ended = process.run(command, deadline_s)
     *_, last = ["", *ended.out]
-    for head, good in ((GOOD, True), (BAD, False)):
+    for head, good in ((GOOD, True), (BAD, False), (UNTRIED, None)):
         if last.startswith(head):
             return good, last.removeprefix(head)
     doing = f" while {last.removeprefix(STEP)}" if last else ""
@@ -72,13 +78,30 @@ def _nics(facts: Facts, transport: str) -> list[tuple[str, str]]:
     return [(nic.name, nic.name) for nic in facts.nics]
 
 
-def _try_nic(transport: str, order: Sequence[What], nic: tuple[str, str]) -> list[Trial]:
+def _try_nic(
+    facts: Facts, transport: str, order: Sequence[What], nic: tuple[str, str]
+) -> list[Trial]:
     """Up to the first that fails."""
     name, device = nic
     done: list[Trial] = []
     for what in order:
+        if what == "gpu_reach":
+            done += _try_gpus(facts, transport, name, device)
+            continue
         good, told = ask([*_CHILD, what, transport, device], DEADLINE_S)
         done.append(Trial(what, name, good, told))
         if not good:
             break
     return done
+
+
+def _try_gpus(facts: Facts, transport: str, name: str, device: str) -> Iterator[Trial]:
+    """Those that the groups give the NIC to: no other pair moves bytes."""
+    if transport == _SHARED_MEMORY:
+        if facts.gpus:
+            yield Trial("gpu_reach", name, None, "shared memory does not reach GPUs")
+        return
+    for group in facts.groups:
+        if group.gpu is not None and name in group.nics:
+            command = [*_CHILD, "gpu_reach", transport, device, group.gpu]
+            yield Trial("gpu_reach", name, *ask(command, GPU_DEADLINE_S), group.gpu)

@@ -14,7 +14,7 @@ from pgctl.report.record import Finding
 CHECKS = (
     Check("PG101", "traffic_path", "traffic may avoid RDMA", ports.traffic_path),
     Check("PG102", "gpu_memory", "registering GPU memory", gpus.gpu_memory),
-    Check("PG103", "gpu_reach", "NICs reaching GPUs", gpus.gpu_reach),
+    Check("PG103", "gpu_reach", "NICs reaching GPUs", gpus.gpu_reach, "gpu_reach"),
     Check("PG104", "memlock", "locked memory", host.memlock),
     Check("PG105", "mr_limits", "room for registrations", gpus.mr_limits),
     Check("PG106", "gid", "RoCE addresses", ports.gid),

@@ -93,18 +93,20 @@ def no_rdma(facts: Facts) -> Opinion | None:
 
 
 def tried(facts: Facts, what: What, fix: str) -> Opinion:
-    """What came of a trial, on all NICs."""
+    """What came of a trial, on all NICs. One that could not be tried is not fine."""
     if facts.trials is None:
         return no_rdma(facts) or skip(NEEDS_TRIAL)
     trials = [trial for trial in facts.trials.done if trial.what == what]
-    bad = [f"{trial.nic}: {trial.told}" for trial in trials if not trial.good]
+    bad = [f"{trial.whom}: {trial.told}" for trial in trials if trial.good is False]
     if bad:
         return fail(several(bad), fix)
     if not facts.trials.done:
         return skip("no NIC is meant")
     if not trials:
         return skip("not tried, as what comes before it failed on every NIC")
-    return good(several([f"{trial.nic}: {trial.told}" for trial in trials]))
+    if untried := [f"{trial.whom}: {trial.told}" for trial in trials if trial.good is None]:
+        return skip(f"could not be tried: {several(untried)}")
+    return good(several([f"{trial.whom}: {trial.told}" for trial in trials]))
 
 
 def environment(facts: Facts) -> Mapping[str, str]:

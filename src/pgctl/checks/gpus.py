@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pgctl.checks.check import (
-    NEEDS_TRIAL,
     Opinion,
     cannot,
     environment,
@@ -13,6 +12,7 @@ from pgctl.checks.check import (
     no_pair,
     several,
     skip,
+    tried,
     unread,
     warn,
 )
@@ -85,9 +85,13 @@ def gpu_reach(facts: Facts, _: Expect) -> Opinion:
             several(wrong),
             "load the device's driver; for BARs, enable Above 4G Decoding in the firmware",
         )
-    if facts.trials is None:
-        return skip(NEEDS_TRIAL)
-    return skip("this release does not try to write between a NIC and a GPU")
+    return tried(
+        facts,
+        "gpu_reach",
+        "if memory is not registered: modprobe nvidia-peermem, or Linux 5.12 with the open NVIDIA "
+        "kernel modules (PG102); if writes fail, hang or leave other bytes: turn ACS off on the "
+        "bridges between both, and the IOMMU off or to pass-through, iommu=pt (PG111)",
+    )
 
 
 def mr_limits(facts: Facts, _: Expect) -> Opinion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-What = Literal["registration", "loopback", "ordering"]
+What = Literal["registration", "loopback", "ordering", "gpu_reach"]
 """In the order in which they are tried: none makes sense where the one before it failed."""
 
 
@@ -13,9 +13,16 @@ What = Literal["registration", "loopback", "ordering"]
 class Trial:
     what: What
     nic: str
-    good: bool
+    good: bool | None
+    """None: it could not be tried, which says nothing about the NIC."""
     told: str
     """What was seen."""
+    gpu: str | None = None
+    """PCI address of the GPU that it was tried with."""
+
+    @property
+    def whom(self) -> str:
+        return f"{self.nic} with {self.gpu}" if self.gpu else self.nic
 
 
 @dataclass(frozen=True, slots=True)

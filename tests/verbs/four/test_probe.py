@@ -5,8 +5,12 @@ import os
 import subprocess
 import sys
 
+import fake_cuda
 import pytest
 from lab import down
+
+from pgctl import process
+from pgctl.active import run
 
 pytestmark = pytest.mark.rdma
 
@@ -62,6 +66,17 @@ def test_trials_of_four_devices(tmp_path):
     ]
     verdicts = {f["id"]: f["verdict"] for f in record["findings"]}
     assert {verdicts[id_] for id_ in ("PG113", "PG127", "PG128")} == {"pass"}
+
+
+def test_a_trial_of_a_gpu_whose_driver_is_a_fake(tmp_path, monkeypatch):
+    """Its memory is the process's own, which a NIC reaches by address and not as a DMA-BUF."""
+    for name, value in fake_cuda.environ(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    command = [*run._CHILD, "gpu_reach", "verbs", "rxe2", fake_cuda.GPU]
+    ended = process.run(command, 60)
+    assert ended.out[-1].startswith(f"{run.GOOD}2M written into the GPU and out of it; ")
+    assert "cuMemGetHandleForAddressRange" in ended.err
+    assert ended.err[-1] == "cuDevicePrimaryCtxRelease"
 
 
 def test_trials_where_a_port_is_down(tmp_path):
