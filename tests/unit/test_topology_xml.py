@@ -94,6 +94,8 @@ def cpu(inside):
         (BOMB, 1, "a document type is not allowed here"),
         ('<!DOCTYPE s SYSTEM "file:///etc/passwd"><s/>', 1, "a document type is not allowed"),
         ("<html/>", 1, "expected <system>, not <html>"),
+        ('<?xml version="1.0" encoding="klingon"?><html/>', 1, "expected <system>, not <html>"),
+        (b'<?xml version="1.0" encoding="latin1"?><system>\xe4</system>', 1, "invalid token"),
         ("<a>" * 100, 1, "expected <system>"),
         ("<system>" + "<a>" * 100, 1, "nested 65 deep"),
         (f"<system>{PCI}</system>", 1, "stands outside of <cpu>"),

@@ -76,7 +76,8 @@ class _Reader:
     cpu_vendor: str = ""
 
     def read(self, data: bytes) -> Topology:
-        self.parser = expat.ParserCreate()
+        # As NCCL writes. What the file calls its encoding would be looked up among Python's codecs.
+        self.parser = expat.ParserCreate("utf-8")
         self.parser.StartDoctypeDeclHandler = self._refuse
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end
