@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +24,40 @@ class Ended:
     """How it ended, if not well: it was late, a signal ended it, or its status is not 0."""
 
 
-def run(command: Sequence[str], deadline_s: float) -> Ended:
+class Stop:
+    """Ends processes that several threads wait for, also those that are started later."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def now(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for child in self._running:
+                child.kill()
+
+    @contextmanager
+    def ends(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        with self._lock:
+            self._running.add(child)
+            if self._stopped:
+                child.kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.remove(child)
+
+
+def run(command: Sequence[str], deadline_s: float, stop: Stop | None = None) -> Ended:
     """Raises OSError if it cannot be started."""
     with _memory() as out, _memory() as err:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         try:
-            child.wait(deadline_s)
+            with (stop or Stop()).ends(child):
+                child.wait(deadline_s)
             why = _ill(child.returncode)
         except subprocess.TimeoutExpired:
             why = f"nothing came of it within {deadline_s:g} s"

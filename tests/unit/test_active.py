@@ -1,6 +1,8 @@
 """Trials of NICs: what they do on every transport, and what becomes of one that hangs."""
 
+import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from subprocess import Popen
@@ -262,7 +264,8 @@ def asked(monkeypatch):
         caps = TransferEngine(transport="shm").limits().caps
         known = (Transport("shm", caps, ""), Transport("verbs", caps, ""))
 
-        def answer(self, command, deadline_s):
+        def answer(self, command, deadline_s, stop):
+            assert isinstance(stop, process.Stop)
             what, _, device, *gpu = request = tuple(command[len(run._CHILD) :])
             assert deadline_s == (run.GPU_DEADLINE_S if gpu else run.DEADLINE_S)
             self.append(request)
@@ -272,6 +275,35 @@ def asked(monkeypatch):
     monkeypatch.setattr(run, "ask", asked.answer)
     monkeypatch.setattr("pgctl.engine.transports", lambda: asked.known)
     return asked
+
+
+def test_an_interrupt_ends_trials_that_hang(built, monkeypatch, tmp_path):
+    """At once, and nothing is tried after it."""
+    cores = 2
+    ours = threading.get_ident()
+    known = process.run
+    started = []
+
+    def hang(command, _, stop):
+        nic = command[-1]
+        started.append(nic)
+        code = f"open({str(tmp_path / nic)!r}, 'w'); time.sleep(3600)"
+        return known(python(code), 3600, stop)
+
+    def interrupt():
+        while len(list(tmp_path.iterdir())) < cores:
+            time.sleep(0.01)
+        signal.pthread_kill(ours, signal.SIGINT)
+
+    facts = read_facts(str(built["efa32"].root))
+    caps = TransferEngine(transport="shm").limits().caps
+    monkeypatch.setattr("pgctl.engine.transports", lambda: [Transport("verbs", caps, "")])
+    monkeypatch.setattr(process, "run", hang)
+    monkeypatch.setattr(run.os, "sched_getaffinity", lambda _: range(cores))
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run.try_nics(facts, "verbs", ALL)
+    assert len(started) == cores
 
 
 ALL = ("ordering", "loopback", "registration")

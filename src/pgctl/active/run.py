@@ -33,18 +33,25 @@ def try_nics(facts: Facts, transport: str, wanted: Collection[What]) -> Trials:
     order = [what for what in get_args(What) if what in wanted]
     if refusal:
         return Trials(name, why, tuple(Trial(what, name, False, refusal) for what in order[:1]))
-    attempt = partial(_try_nic, facts, name, order)
+    stop = process.Stop()
+    attempt = partial(_try_nic, facts, name, order, stop)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        done = pool.map(attempt, _nics(facts, name))
-        return Trials(name, why, tuple(trial for trials in done for trial in trials))
+        try:
+            done = list(pool.map(attempt, _nics(facts, name)))
+        except KeyboardInterrupt:
+            stop.now()
+            raise
+    return Trials(name, why, tuple(trial for trials in done for trial in trials))
 
 
-def ask(command: Sequence[str], deadline_s: float) -> tuple[bool | None, str]:
+def ask(
+    command: Sequence[str], deadline_s: float, stop: process.Stop | None = None
+) -> tuple[bool | None, str]:
     """Whether what a child tries is good, and what it saw; or how it ended instead.
 
     None: it says that it cannot be tried, and why.
     """
-    ended = process.run(command, deadline_s)
+    ended = process.run(command, deadline_s, stop)
     *_, last = ["", *ended.out]
     for head, good in ((GOOD, True), (BAD, False), (UNTRIED, None)):
         if last.startswith(head):
@@ -79,23 +86,25 @@ def _nics(facts: Facts, transport: str) -> list[tuple[str, str]]:
 
 
 def _try_nic(
-    facts: Facts, transport: str, order: Sequence[What], nic: tuple[str, str]
+    facts: Facts, transport: str, order: Sequence[What], stop: process.Stop, nic: tuple[str, str]
 ) -> list[Trial]:
     """Up to the first that fails."""
     name, device = nic
     done: list[Trial] = []
     for what in order:
         if what == "gpu_reach":
-            done += _try_gpus(facts, transport, name, device)
+            done += _try_gpus(facts, transport, stop, name, device)
             continue
-        good, told = ask([*_CHILD, what, transport, device], DEADLINE_S)
+        good, told = ask([*_CHILD, what, transport, device], DEADLINE_S, stop)
         done.append(Trial(what, name, good, told))
         if not good:
             break
     return done
 
 
-def _try_gpus(facts: Facts, transport: str, name: str, device: str) -> Iterator[Trial]:
+def _try_gpus(
+    facts: Facts, transport: str, stop: process.Stop, name: str, device: str
+) -> Iterator[Trial]:
     """Those that the groups give the NIC to: no other pair moves bytes."""
     if transport == _SHARED_MEMORY:
         if facts.gpus:
@@ -104,4 +113,4 @@ def _try_gpus(facts: Facts, transport: str, name: str, device: str) -> Iterator[
     for group in facts.groups:
         if group.gpu is not None and name in group.nics:
             command = [*_CHILD, "gpu_reach", transport, device, group.gpu]
-            yield Trial("gpu_reach", name, *ask(command, GPU_DEADLINE_S), group.gpu)
+            yield Trial("gpu_reach", name, *ask(command, GPU_DEADLINE_S, stop), group.gpu)
