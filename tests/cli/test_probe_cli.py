@@ -200,6 +200,7 @@ def test_the_list_and_the_pages(probe):
     assert page == probe("--explain", "mtu")
     assert page.startswith("# PG107: MTU\n")
     assert "ip link set NETDEV mtu 9000" in page
+    assert probe("--explain", "mtu,efa") == f"{page}\n{probe('--explain', 'efa')}"
 
 
 # ---- JSON
@@ -291,6 +292,11 @@ def test_nothing_to_check_here_is_a_skip(probe, built):
     assert "PG115: no EFA" in probe("--sysroot", built["laptop"].root, "--only", "efa", status=77)
 
 
+def test_nothing_to_check_at_all_is_no_pass(probe, built):
+    args = ("--only", "memlock", "--skip", "memlock")
+    assert "checks         none\n" in probe("--sysroot", built["cx7"].root, *args, status=77)
+
+
 WATCHED = """\
 import sys
 from pgctl.cli import cli
@@ -350,6 +356,8 @@ def test_roots_that_are_broken(probe, tmp_path):
         ("--only PG999", "--only: 'PG999' is no check: see --list"),
         ("--skip mtu,", "--skip: '' is no check"),
         ("--explain x", "--explain: 'x' is no check"),
+        ("--explain=", "--explain: '' is no check"),
+        ("--only=", "--only: '' is no check"),
         ("--list -q", "--list and --explain stand alone"),
         ("-q -v", "-q and -v exclude each other"),
         ("--json - --dot -", "--json and --dot cannot both have stdout"),
@@ -368,7 +376,7 @@ def test_usage(probe, built, tmp_path, args, reason):
     bad.write_text("<a/>")
     given = [str(bad) if arg == "BAD" else arg for arg in args.split()]
     root = () if "--sysroot" in given or "--list" in given else ("--sysroot", built["cx7"].root)
-    if "--explain" in given:
+    if given[0].startswith("--explain"):
         root = ()
     out = probe(*root, *given, status=2)
     assert reason in out.replace("\n", "")

@@ -41,7 +41,7 @@ Examples:
 @flags("transport", "json")
 @click.option("--dot", type=TARGET, help="Write the PCI tree for Graphviz; - is stdout.")
 @click.option("--list", "listing", is_flag=True, help="List the checks.")
-@click.option("--explain", metavar="CHECK", help="Print the page of a check.")
+@click.option("--explain", metavar="CHECKS", help="Print the pages of these checks.")
 @click.option("-q", "--quiet", is_flag=True, help="Only what is wrong.")
 @click.option("-v", "--verbose", is_flag=True, help="Also what passed.")
 @click.pass_context
@@ -55,7 +55,7 @@ def probe(ctx: click.Context, /, **given: Any) -> int:
         raise click.UsageError("-q and -v exclude each other")
     if given["json_target"] == given["dot"] == "-":
         raise click.UsageError("--json and --dot cannot both have stdout")
-    if given["listing"] or given["explain"]:
+    if given["listing"] or given["explain"] is not None:
         return _tell(ctx, given["explain"])
     if given["transport"] is not None and not given["active"]:
         raise click.UsageError("--transport is what --active tries NICs with, and cannot apply")
@@ -72,7 +72,7 @@ def _tell(ctx: click.Context, explain: str | None) -> int:
         for check in CHECKS:
             click.echo(f"{check.id}  {check.name:<15} {check.title}")
     else:
-        click.echo(_checks("--explain", explain)[0].page().rstrip())
+        click.echo("\n\n".join(check.page().rstrip() for check in _checks("--explain", explain)))
     return PASS
 
 
@@ -117,6 +117,6 @@ def _checks(flag: str, text: str | None) -> tuple[Any, ...]:
     from pgctl.checks.catalog import UnknownCheckError, find
 
     try:
-        return tuple(find(name) for name in text.split(",")) if text else ()
+        return tuple(find(name) for name in text.split(",")) if text is not None else ()
     except UnknownCheckError as error:
         raise click.UsageError(f"{flag}: {error}") from None
