@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -295,6 +296,23 @@ def test_nothing_to_check_here_is_a_skip(probe, built):
 def test_nothing_to_check_at_all_is_no_pass(probe, built):
     args = ("--only", "memlock", "--skip", "memlock")
     assert "checks         none\n" in probe("--sysroot", built["cx7"].root, *args, status=77)
+
+
+def test_a_reader_that_has_left():
+    """It ends as SIGPIPE would end it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as stdout:
+        command = [*PGCTL, "probe", "--only", "versions"]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+def test_a_stream_that_is_closed(closed):
+    command = f"{' '.join(PGCTL)} probe --only versions {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 WATCHED = """\

@@ -28,6 +28,7 @@ _PROBLEMS = (PgError, OSError, RuntimeError, ValueError, MemoryError)
 
 def run(command: click.Command, args: Sequence[str], obj: object = None) -> int:
     """Carry out the command; return its exit status. obj: what commands are to use, for tests."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -42,6 +43,12 @@ def run(command: click.Command, args: Sequence[str], obj: object = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except SystemExit as leaving:
+        # click and rich leave so when nobody reads on, with the status of a check that failed.
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        _forget_stdout()
+        return OUTPUT_GONE
     except BrokenPipeError:
         _forget_stdout()
         return OUTPUT_GONE
@@ -73,6 +80,14 @@ def speaks() -> bool:
 
     launcher = detect_launcher(os.environ)
     return launcher is None or launcher.rank == 0
+
+
+def _open_what_is_closed() -> None:
+    """After `>&-` Python has no stream there, and the next file that is opened its descriptor."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w"))
 
 
 def _forget_stdout() -> None:
