@@ -171,6 +171,23 @@ def test_a_bond_has_the_rate_of_its_members(copy):
     assert [nic.gbit_s.value for nic in facts.nics[:2]] == [800, 400]
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Global tclass=106", 106),
+        ("106\n", 106),
+        ("Global tclass=106\n192.0.2.1 tclass=26", 106),
+        ("Global tclass=", None),
+        ("192.0.2.1 tclass=26", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_traffic_classes(copy, text, found):
+    machine = copy("cx7")
+    machine.change("sys/devices/**/mlx5_0/tc/1/traffic_class", text)
+    assert read_facts(str(machine.root)).ports[0].traffic_class.value == found
+
+
 def test_what_draws_a_console_is_no_gpu(tmp_path):
     machine = Machine(tmp_path)
     machine.host()

@@ -177,18 +177,18 @@ def roce_class(facts: Facts, expect: Expect) -> Opinion:
     roce = [port for port in facts.ports if _is_roce(port)]
     if not roce:
         return skip("no RoCE port")
-    known = [port for port in roce if port.traffic_class.value is not None]
+    known = [port.traffic_class for port in roce if port.traffic_class.known]
     unknown = [port.traffic_class for port in roce if not port.traffic_class.known]
     if not known:
         return unread(facts, unknown[0])
-    classes = {port.device: _class(port.traffic_class.value or "") for port in known}
-    evidence = several([port.traffic_class for port in known])
+    classes = {fact.value for fact in known}
+    evidence = several(known)
     fix = "echo CLASS > /sys/class/infiniband/NIC/tc/1/traffic_class, as the switches expect it"
-    if len(set(classes.values())) > 1:
+    if len(classes) > 1:
         return warn(f"they differ: {evidence}", fix)
     if unknown:
         return unread(facts, *unknown)
-    wanted, found = expect.traffic_class, next(iter(classes.values()))
+    wanted, found = expect.traffic_class, next(iter(classes))
     if wanted is not None and found != wanted:
         return warn(f"{evidence}; expected {wanted}", fix)
     if not found:
@@ -260,12 +260,6 @@ def _card(facts: Facts, port: Port) -> str:
     """Ports and functions of one card share all of the address but the function."""
     address = next((d.pci for d in facts.rdma if d.name == port.device), None)
     return (address or port.device).partition(".")[0]
-
-
-def _class(text: str) -> int:
-    """Of "Global tclass=106"."""
-    number = text.rpartition("=")[2].strip()
-    return int(number) if number.isdecimal() else 0
 
 
 def _by_rate(facts: Facts) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ class Port:
     """How many entries the table has."""
     pkeys: Fact[tuple[int, ...]]
     netdev: str | None
-    traffic_class: Fact[str]
+    traffic_class: Fact[int]
     counters: Mapping[str, int]
     source: str
 
@@ -166,7 +167,7 @@ def _port(
         gids_readable=readable,
         pkeys=_pkeys(root, f"{path}/pkeys"),
         netdev=next((gid.netdev for gid in gids if gid.netdev), None),
-        traffic_class=root.text(f"{CLASS}/{device}/tc/{number}/traffic_class"),
+        traffic_class=root.read(f"{CLASS}/{device}/tc/{number}/traffic_class", _traffic_class),
         counters={**_counters(root, path), **_hw_counters(root, device, path)},
         source=path,
     )
@@ -226,6 +227,14 @@ def _rate(text: str) -> float:
     if not 0 < rate < 1e6 or not rest.startswith("Gb/sec"):
         raise ValueError(f"the kernel says {text[:40]!r}")
     return rate
+
+
+def _traffic_class(text: str) -> int:
+    """106 of "Global tclass=106"; classes of single addresses may follow."""
+    match = re.match(r"(?:Global tclass=)?([0-9]{1,3})\s*$", text, re.MULTILINE)
+    if match is None:
+        raise ValueError(f"the kernel says {text[:40]!r}")
+    return int(match[1])
 
 
 def _gid(text: str) -> str:
