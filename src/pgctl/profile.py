@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from pgctl.units import RDMA_MTUS, parse_pkey, parse_size
+from pgctl.units import RDMA_MTUS, parse_pkey, parse_provider, parse_size
 
 if TYPE_CHECKING:
     from yaml import MappingNode, Node
@@ -52,6 +52,8 @@ class Profile:
     """What benchmarks go over; empty: they choose."""
     verbs: Mapping[str, int] = field(default_factory=dict)
     """Options of RDMA devices, where benchmarks go over those."""
+    ofi: Mapping[str, str] = field(default_factory=dict)
+    """Of libfabric, likewise."""
 
 
 def _count(text: str) -> int:
@@ -101,6 +103,12 @@ def _mtu(text: str) -> int:
     return int(text)
 
 
+def _library(text: str) -> str:
+    if not re.fullmatch(r"/[^,]{1,254}", text):
+        raise ValueError("the path of a libfabric.so.1")
+    return text
+
+
 _EXPECT: dict[str, Callable[[str], Any]] = {
     "gpus": _count,
     "nics": _count,
@@ -125,7 +133,8 @@ _VERBS: dict[str, Callable[[str], Any]] = {
     "timeout": _up_to(31),
     "retry": _up_to(7),
 }
-_PARTS = ("extends", "fabric", "verbs", "expect", "checks", "gates")
+_OFI: dict[str, Callable[[str], Any]] = {"provider": parse_provider, "library": _library}
+_PARTS = ("extends", "fabric", "verbs", "ofi", "expect", "checks", "gates")
 
 
 def load_profile(path: str, checks: Collection[str]) -> Profile:
@@ -161,6 +170,7 @@ def _load(path: Path, checks: Collection[str], above: tuple[Path, ...]) -> Profi
         {**base.severities, **severities},
         fabric.get("transport", base.transport),
         {**base.verbs, **source.values(parts, "verbs", _VERBS)},
+        {**base.ofi, **source.values(parts, "ofi", _OFI)},
     )
 
 

@@ -44,6 +44,13 @@ def parse_pkey(text: str) -> int:
     return key
 
 
+def parse_provider(text: str) -> str:
+    """The name of a libfabric provider. Raises ValueError, which says what it should be."""
+    if not re.fullmatch(r"[A-Za-z0-9_;-]{1,31}", text):
+        raise ValueError("a provider of libfabric: efa, tcp or verbs;ofi_rxm")
+    return text
+
+
 def format_size(size: int) -> str:
     """The shortest text that parse_size reads as `size`."""
     for suffix in "GMK":

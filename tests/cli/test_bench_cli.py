@@ -26,6 +26,7 @@ from pgctl.bench.spec import ALL_NAMED, Spec
 from pgctl.cli import cli
 from pgctl.cli.benchmark import Request, Show
 from pgctl.cli.status import BY_VERDICT, run
+from pgctl.engine import FabricFacts, PgUnsupported, fabric_facts
 from pgctl.report.console import Terminal
 from pgctl.report.record import Fabric, Finding, Nic, Port, Record, Result, Run
 
@@ -195,7 +196,7 @@ def over_rdma(spec: Spec) -> Record:
         path="RC from mlx5_0 to 192.0.2.2, MTU 4096",
         nics_by_rank=(("mlx5_0",), ("mlx5_1",)),
         progress=("inline", "inline"),
-        options=spec.nic_options,
+        options=spec.nic_options["verbs"],
         ports=ports,
     )
     found = Finding("PG202", "warn", "traffic went elsewhere", elsewhere, "")
@@ -221,6 +222,30 @@ def test_rdma_devices(shown: Callable[..., str]) -> None:
         warn           traffic went elsewhere: mlx5_0 of gpu01 has sent 0 B of 1.00 GB
         verified       no, as --no-check asked
         """)
+
+
+def test_a_nic_of_libfabric(shown: Callable[..., str]) -> None:
+    def made(spec: Spec) -> Record:
+        came = three_writes(spec)
+        fabric = Fabric(
+            "ofi",
+            "--provider is for libfabric",
+            (Nic("ofi0", None, 0),),
+            path="libfabric 2.6 tcp (asked for) from eth0 to 192.0.2.2",
+            nics_by_rank=(("ofi0",), ("ofi0",)),
+            progress=("inline", "inline"),
+            options=spec.nic_options["ofi"],
+        )
+        return replace(came, fabric=fabric)
+
+    out = shown(made, "write", "--provider", "tcp")
+    assert out[: out.index("\n\n")] == textwrap.dedent("""\
+        bench write    2 ranks on gpu01, pinned to cores 0 and 1
+        transport      ofi (ofi0; provider=tcp), inline progress; --provider is for
+                       libfabric
+        memory         engine memory, pre-faulted, hot (the same bytes each time)
+        path           libfabric 2.6 tcp (asked for) from eth0 to 192.0.2.2
+        traffic        up to 64 writes in flight, each counted by the receiver""")
 
 
 def with_threads(spec: Spec) -> Record:
@@ -368,10 +393,18 @@ def test_what_was_measured_before_an_error_is_shown(shown: Callable[..., str]) -
         ("write --nics-per-rank 4,2,1", "bench write is between 2 ranks, not 3"),
         ("write -r 2 --nics-per-rank 4,2,1", "--nics-per-rank has 3 numbers, for 2 ranks"),
         ("scatter -r 3 --nics-per-rank 4,1", "--nics-per-rank has 2 numbers, for 3 ranks"),
-        ("write --transport tcp", "'tcp' is not one of auto, shm, verbs"),
-        ("write --transport shm --nics mlx5_0", "--nics is for --transport verbs, not shm"),
+        ("write --transport tcp", "'tcp' is not one of auto, shm, verbs, ofi"),
+        ("write --transport shm --nics mlx5_0", "--nics is for --transport verbs or ofi, not shm"),
         ("write --transport shm --gid-index 3", "--gid-index is for --transport verbs, not shm"),
         ("write --transport shm --pkey 0x8001", "--pkey is for --transport verbs, not shm"),
+        ("write --transport shm --provider tcp", "--provider is for --transport ofi, not shm"),
+        ("write --transport verbs --provider tcp", "--provider is for --transport ofi, not verbs"),
+        ("write --transport ofi --mtu 1024", "--mtu is for --transport verbs, not ofi"),
+        (
+            "write --gid-index 3 --provider tcp",
+            "is for --transport verbs, --provider is for --transport ofi: give those of one",
+        ),
+        ("write --provider tcp,library=/x", "'tcp,library=/x' is not a provider of libfabric"),
         ("write --gid-index 256", "256 is too much: at most 255"),
         ("write --service-level 16", "16 is too much: at most 15"),
         ("write --mtu 1500", "'1500' is not one of"),
@@ -453,7 +486,7 @@ def asked_of(*args: str) -> Spec:
 def test_what_only_rdma_devices_have_asks_for_them() -> None:
     spec = asked_of("--gid-index", "3", "--mtu", "1024", "--pkey", "0x8001")
     assert (spec.transport, spec.transport_why) == ("verbs", "--gid-index is for RDMA devices")
-    assert spec.nic_options == "gid=3,mtu=1024,pkey=32769"
+    assert spec.nic_options["verbs"] == "gid=3,mtu=1024,pkey=32769"
     assert spec.nics_per_rank == (1,)
     spec = asked_of("--nics", "=mlx5_0", "--transport", "verbs")
     assert (spec.transport_why, spec.nic_names) == ("--transport verbs", "=mlx5_0")
@@ -461,11 +494,25 @@ def test_what_only_rdma_devices_have_asks_for_them() -> None:
     assert asked_of("--nics", "mlx5", "--nics-per-rank", "2").nics_per_rank == (2,)
 
 
+def test_what_only_libfabric_has_asks_for_it(tmp_path: Path) -> None:
+    spec = asked_of("--provider", "tcp", "--nics", "eth1,eth2")
+    assert (spec.transport, spec.transport_why) == ("ofi", "--provider is for libfabric")
+    assert (spec.nic_names, spec.nic_options["ofi"]) == ("eth1,eth2", "provider=tcp")
+    assert asked_of("--nics", "eth1", "--transport", "ofi").transport_why == "--transport ofi"
+    profile = tmp_path / "fabric.yaml"
+    profile.write_text("fabric: {transport: ofi}\nofi: {provider: efa, library: /opt/l.so.1}")
+    spec = asked_of("--profile", str(profile), "--nics", "eth1")
+    assert (spec.transport, spec.transport_why) == ("ofi", "the profile says so")
+    assert spec.nic_options["ofi"] == "provider=efa,library=/opt/l.so.1"
+    spec = asked_of("--profile", str(profile), "--provider", "tcp")
+    assert spec.nic_options["ofi"] == "provider=tcp,library=/opt/l.so.1"
+
+
 def test_a_profile_says_what_flags_do_not(tmp_path: Path) -> None:
     profile = tmp_path / "fabric.yaml"
     profile.write_text("fabric: {transport: verbs}\nverbs: {gid_index: 3, traffic_class: 106}")
     spec = asked_of("--profile", str(profile), "--gid-index", "1")
-    assert (spec.transport, spec.nic_options) == ("verbs", "gid=1,tc=106")
+    assert (spec.transport, spec.nic_options["verbs"]) == ("verbs", "gid=1,tc=106")
     assert asked_of("--profile", str(profile)).transport_why == "the profile says so"
     spec = asked_of("--profile", str(profile), "--transport", "shm")
     assert spec.transport == "shm"
@@ -646,6 +693,29 @@ def test_the_record_says_what_went_wrong_on_purpose() -> None:
         assert document["run"]["seed"] == 7
         assert {"retries", "failovers"} <= document["fabric"]["nics"][0]["counters_delta"].keys()
         assert ("impaired" in document["fabric"]["path"]) == (impair != "")
+
+
+def test_libfabric_over_a_network_device() -> None:
+    sockets = [offer for offer in offers() if offer.domain == "lo"]
+    if not sockets:
+        pytest.skip("libfabric has no provider for network devices here")
+    args = ("--transport", "ofi", "--provider", "tcp", "--nics", "=lo", "--nics-per-rank", "1")
+    done = pgctl("bench", "write", *QUICK, "-c", "--sizes", "8,64K", *args, "--json", "-")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, SCHEMA)
+    fabric = document["fabric"]
+    assert (fabric["transport"], fabric["options"]) == ("ofi", "provider=tcp")
+    assert [nic["name"] for nic in fabric["nics"]] == ["lo"]
+    assert "(asked for) from lo to 127.0.0.1" in fabric["path"]
+    assert all(measured["verified"] is True for measured in document["results"])
+
+
+def offers() -> list[FabricFacts]:
+    try:
+        return fabric_facts()[1]
+    except PgUnsupported:
+        return []
 
 
 def test_a_step_that_cannot_be_done_ends_with_3() -> None:

@@ -6,16 +6,17 @@ from pgctl.bench import fabric
 from pgctl.bench.fabric import Device, Equipment, NoTransportError, choose, deal
 from pgctl.bench.spec import ALL_NAMED, Spec
 from pgctl.bench.wire import findings, merge
+from pgctl.engine.config import FabricFacts, Transport
 from pgctl.hardware.selection import SelectionError
 from pgctl.report.record import Port
 
 FOUR = ("rxe0", "rxe1", "rxe2", "rxe3")
 
 
-def rank(host="a", devices=FOUR, verbs="", shm=""):
-    """What it finds. verbs, shm: why they cannot run."""
+def rank(host="a", devices=FOUR, verbs="", shm="", ofi=""):
+    """What it finds. verbs, shm, ofi: why they cannot run."""
     found = tuple(Device(name, None, 0.0) for name in devices)
-    return Equipment(host, {"shm": shm, "verbs": verbs}, found)
+    return Equipment(host, {"shm": shm, "verbs": verbs, "ofi": ofi}, found)
 
 
 def spec(transport="verbs", nics=1, **more):
@@ -42,16 +43,21 @@ def test_why_it_was_asked_for_is_said():
 
 
 def test_a_transport_has_to_run_on_every_host():
-    ranks = [rank("a"), rank("b", verbs="no RDMA device")]
+    ranks = [rank("a"), rank("b", verbs="no RDMA device", ofi="no libfabric")]
     with pytest.raises(NoTransportError, match=r"verbs: no RDMA device \(on b\)$"):
         choose(spec("verbs"), ranks)
-    with pytest.raises(NoTransportError, match=r"shm: it does .*; verbs: no RDMA device"):
+    with pytest.raises(NoTransportError, match=r"shm: it .*; verbs: no RDMA .*; ofi: no libfabric"):
         choose(spec("auto"), ranks)
 
 
+def test_libfabric_joins_hosts_where_rdma_devices_do_not():
+    ranks = [rank("a"), rank("b", verbs="no RDMA device")]
+    assert choose(spec("auto"), ranks)[0] == "ofi"
+
+
 def test_a_transport_that_the_build_has_not():
-    with pytest.raises(NoTransportError, match="this build has no transport 'ofi'"):
-        choose(spec("ofi"), [rank()])
+    with pytest.raises(NoTransportError, match="this build has no transport 'udp'"):
+        choose(spec("udp"), [rank()])
 
 
 # ---- Which NICs
@@ -83,6 +89,17 @@ def test_lanes_are_numbered_at_each_rank():
     assert deal("shm", spec(nics=2), [rank(), rank()]) == [("shm0", "shm1")] * 2
 
 
+def test_nics_that_libfabric_chooses_are_numbered_until_they_are_named():
+    left = spec("ofi", nics=2)
+    assert deal("ofi", left, [rank(), rank()]) == [("ofi0", "ofi1")] * 2
+    chosen = fabric.group(0, "ofi", ("ofi0", "ofi1"), "inline", left)
+    assert [nic.device for nic in chosen.nics] == ["", ""]
+    named = spec("ofi", nic_names="eth")
+    assert deal("ofi", named, [rank(devices=("eth0", "eth1"))] * 2) == [("eth0",), ("eth1",)]
+    chosen = fabric.group(1, "ofi", ("eth1",), "inline", named)
+    assert [nic.device for nic in chosen.nics] == ["eth1"]
+
+
 @pytest.mark.parametrize(
     ("devices", "nics", "why"),
     [
@@ -102,15 +119,32 @@ def test_a_name_of_no_nic_at_any_rank_is_everybodys_error():
         deal("verbs", spec(), [rank(), nowhere])
 
 
-def test_options_are_for_rdma_devices():
-    asked = spec(nic_options="gid=3")
+def test_options_are_those_of_the_transport():
+    asked = spec(nic_options={"verbs": "gid=3", "ofi": "provider=tcp"})
     over = fabric.group(0, "verbs", ("rxe0",), "inline", asked)
     assert [(nic.device, nic.options) for nic in over.nics] == [("rxe0", "gid=3")]
+    assert fabric.group(0, "ofi", ("ofi0",), "inline", asked).nics[0].options == "provider=tcp"
     assert fabric.group(0, "shm", ("shm0",), "inline", asked).nics[0].options == ""
+
+
+def test_names_of_libfabrics_nics(monkeypatch):
+    offers = [
+        FabricFacts(provider, "", domain, 0, mbit_s, True, False)
+        for provider, domain, mbit_s in (("tcp", "eth0", 0), ("tcp", "lo", 0), ("efa", "x", 1000))
+    ]
+    here = [Transport("verbs", None, "no RDMA device"), Transport("ofi", None, "")]
+    monkeypatch.setattr(fabric, "transports", lambda: here)
+    monkeypatch.setattr(fabric, "fabric_facts", lambda: ("2.0", offers))
+    found = fabric.own_equipment(spec("ofi", nic_names="eth,x"))
+    assert found.devices == (Device("eth0", None, 0.0), Device("x", None, 1.0))
+    missing = fabric.own_equipment(spec("ofi", nic_names="=eth"))
+    assert missing.unnamed == "'eth' is no NIC of this machine: eth0, lo, x"
+    assert fabric.own_equipment(spec("ofi")).devices == ()
 
 
 def test_a_device_moves_bytes_without_a_thread_of_ours():
     assert fabric.lanes("verbs", [("rxe0", "rxe1"), ("rxe2",)]) == [1, 1]
+    assert fabric.lanes("ofi", [("eth0", "eth1"), ("eth2",)]) == [1, 1]
     assert fabric.lanes("shm", [("shm0", "shm1"), ("shm0",)]) == [2, 1]
 
 

@@ -52,6 +52,9 @@ def test_what_benchmarks_go_over(load):
     profile = load("extends: base\nverbs: {gid_index: 1, retry: 2}", base=base)
     assert profile.transport == "verbs"
     assert profile.verbs == {"gid_index": 1, "pkey": 0x8001, "mtu": 4096, "retry": 2}
+    base = "fabric: {transport: ofi}\nofi: {provider: efa, library: /opt/libfabric.so.1}"
+    profile = load("extends: base\nofi: {provider: verbs;ofi_rxm}", base=base)
+    assert profile.ofi == {"provider": "verbs;ofi_rxm", "library": "/opt/libfabric.so.1"}
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}"])
@@ -66,12 +69,12 @@ def test_an_empty_profile_expects_nothing(load, text):
         (
             "- 1",
             1,
-            "the profile: expected a mapping of extends, fabric, verbs, expect, checks, gates",
+            "the profile: expected a mapping of extends, fabric, verbs, ofi, expect, checks, gates",
         ),
         (
             "expects: {}",
             1,
-            "the profile: expected one of extends, fabric, verbs, expect, checks, gates",
+            "the profile: expected one of extends, fabric, verbs, ofi, expect, checks, gates",
         ),
         ("expect: 8", 1, "expect: expected a mapping of gpus, nics"),
         ("expect:\n  gpus: 8\n  nics: many", 3, "expect.nics: expected a whole number, not 'many'"),
@@ -87,6 +90,8 @@ def test_an_empty_profile_expects_nothing(load, text):
         ("verbs: {gid_index: 256}", 1, "verbs.gid_index: expected a whole number up to 255"),
         ("verbs: {mtu: 1500}", 1, "verbs.mtu: expected one of 256, 512, 1024, 2048, 4096, not"),
         ("verbs: {pkey: 1}", 1, "verbs.pkey: expected a partition key: write 0x8001, not '1'"),
+        ("ofi: {provider: a b}", 1, "ofi.provider: expected a provider of libfabric: efa, tcp or"),
+        ("ofi: {library: lib.so}", 1, "ofi.library: expected the path of a libfabric.so.1, not"),
         ("gates: all", 1, "gates: expected a list, not 'all'"),
         ("extends: nowhere", 1, "extends: expected a profile; there is no "),
         ("extends: p", 1, "extends: expected a profile that does not lead back here"),

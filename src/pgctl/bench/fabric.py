@@ -6,11 +6,21 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pgctl.bench.spec import ALL_NAMED, RDMA, Spec
-from pgctl.engine.config import GroupConfig, NicConfig, Progress, impairment_of, transports
+from pgctl.bench.spec import ALL_NAMED, OFI, RDMA, Spec
+from pgctl.engine.config import (
+    GroupConfig,
+    NicConfig,
+    Progress,
+    fabric_facts,
+    impairment_of,
+    transports,
+)
 from pgctl.hardware.facts import read_facts
 from pgctl.hardware.groups import MOST_NICS
-from pgctl.hardware.selection import Selection, SelectionError
+from pgctl.hardware.selection import Candidate, Selection, SelectionError, choose_nics
+
+_LANES = "shm"
+"""The transport whose NICs are threads."""
 
 
 class NoTransportError(RuntimeError):
@@ -19,7 +29,7 @@ class NoTransportError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A port that can carry the benchmark."""
+    """A NIC that can carry the benchmark."""
 
     name: str
     pci: str | None
@@ -48,12 +58,14 @@ class Equipment:
 def own_equipment(spec: Spec) -> Equipment:
     host = socket.gethostname()
     refusals = {transport.name: transport.reason for transport in transports()}
-    if spec.transport not in ("auto", RDMA) or refusals.get(RDMA) != "":
-        return Equipment(host, refusals, ())
     try:
-        return Equipment(host, refusals, _devices(spec.nic_names))
+        if spec.transport in ("auto", RDMA) and refusals.get(RDMA) == "":
+            return Equipment(host, refusals, _devices(spec.nic_names))
+        if spec.transport == OFI and refusals.get(OFI) == "" and spec.nic_names:
+            return Equipment(host, refusals, _domains(spec.nic_names))
     except SelectionError as error:
         return Equipment(host, refusals, (), str(error))
+    return Equipment(host, refusals, ())
 
 
 def choose(spec: Spec, ranks: Sequence[Equipment]) -> tuple[str, str]:
@@ -79,7 +91,7 @@ def deal(transport: str, spec: Spec, ranks: Sequence[Equipment]) -> list[tuple[s
     begins again. Who is to use all that are named uses all of them, whoever else does.
     """
     counts = spec.nics(len(ranks))
-    if transport != RDMA:
+    if transport == _LANES or _is_left_to_choose(transport, spec):
         return [tuple(f"{transport}{i}" for i in range(count)) for count in counts]
     dealt: dict[tuple[str, ...], int] = {}
     hands = []
@@ -89,7 +101,7 @@ def deal(transport: str, spec: Spec, ranks: Sequence[Equipment]) -> list[tuple[s
         names = tuple(device.name for device in mine.devices)
         wanted = len(names) if count == ALL_NAMED else count
         if not 0 < wanted <= min(len(names), MOST_NICS):
-            raise NoTransportError(_not_so_many(rank, mine.host, wanted, names))
+            raise NoTransportError(_not_so_many(transport, rank, mine.host, wanted, names))
         first = dealt.get((mine.host, *names), 0)
         dealt[mine.host, *names] = first + wanted
         hands.append(tuple(names[(first + i) % len(names)] for i in range(wanted)))
@@ -104,12 +116,12 @@ def link_gbyte_s(devices: Sequence[Device]) -> float | None:
 
 def lanes(transport: str, hands: Sequence[Sequence[str]]) -> list[int]:
     """By rank, how many threads could move its bytes. A device does that by itself."""
-    return [1 if transport == RDMA else len(hand) for hand in hands]
+    return [len(hand) if transport == _LANES else 1 for hand in hands]
 
 
 def options(transport: str, spec: Spec) -> str:
     """Those that its NICs are given. A profile may have some for a transport that is not used."""
-    return spec.nic_options if transport == RDMA else ""
+    return spec.nic_options.get(transport, "")
 
 
 def group(
@@ -117,12 +129,27 @@ def group(
 ) -> GroupConfig:
     """The DomainGroup of a rank."""
     given = options(transport, spec)
+    devices = [""] * len(nics) if _is_left_to_choose(transport, spec) else nics
     return GroupConfig(
-        nics=[NicConfig(transport=transport, device=nic, options=given) for nic in nics],
+        nics=[NicConfig(transport=transport, device=name, options=given) for name in devices],
         progress=progress,
         impair=impairment_of(rank, spec.impair),
         impair_seed=spec.seed,
     )
+
+
+def _is_left_to_choose(transport: str, spec: Spec) -> bool:
+    """libfabric's NICs are its provider's, in its order, unless they are named."""
+    return transport == OFI and not spec.nic_names
+
+
+def _domains(names: str) -> tuple[Device, ...]:
+    """Of any provider: whether the one that is meant has them is for the transport to find out."""
+    _, offers = fabric_facts()
+    rates = {offer.domain: offer.link_mbit_s / 1000 for offer in offers}
+    candidates = [Candidate(name, None, None) for name in rates]
+    chosen = [nic.device for nic in choose_nics(names, candidates)]
+    return tuple(Device(name, None, rates[name]) for name in chosen)
 
 
 def _devices(names: str) -> tuple[Device, ...]:
@@ -141,7 +168,7 @@ def _devices(names: str) -> tuple[Device, ...]:
 
 
 def _too_far(name: str, hosts: Sequence[str]) -> str:
-    if name == "shm" and len(set(hosts)) > 1:
+    if name == _LANES and len(set(hosts)) > 1:
         return f"it does not leave a host, and the ranks are on {', '.join(sorted(set(hosts)))}"
     return ""
 
@@ -156,7 +183,9 @@ def _refused(name: str, ranks: Sequence[Equipment]) -> str:
     return ""
 
 
-def _not_so_many(rank: int, host: str, count: int, names: Sequence[str]) -> str:
+def _not_so_many(transport: str, rank: int, host: str, count: int, names: Sequence[str]) -> str:
+    if not names and transport == OFI:
+        return f"{OFI}: libfabric has no NIC of {host} but those that are not meant"
     if not names:
         return f"{RDMA}: no port of {host} is up and speaks RC: pgctl probe says why"
     if count > MOST_NICS:

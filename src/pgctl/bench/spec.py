@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 MARCH_SPAN = 256 << 20
@@ -16,7 +17,9 @@ PAGED_BYTES = 16 << 20
 """Pages of one operation, unless --pages says how many."""
 PAGES_MAX = 4096
 RDMA = "verbs"
-"""The transport whose NICs are RDMA devices, which names and options are of."""
+"""The transport whose NICs are RDMA devices."""
+OFI = "ofi"
+"""The transport whose NICs are libfabric's."""
 ALL_NAMED = 0
 """As a number of NICs: as many as are named."""
 
@@ -46,11 +49,11 @@ class Spec:
     transport_why: str = ""
     """What asked for it; empty: nothing did."""
     nic_names: str = ""
-    """RDMA devices, as NCCL_IB_HCA has them; empty: any."""
+    """NICs of the transport, as NCCL_IB_HCA has them; empty: any."""
     nics_per_rank: tuple[int, ...] = (1,)
     """By rank, or ALL_NAMED; a single number is every rank's."""
-    nic_options: str = ""
-    """Of RDMA devices: "gid=3,tc=106"."""
+    nic_options: Mapping[str, str] = field(default_factory=dict)
+    """By transport: {"verbs": "gid=3,tc=106"}."""
     progress: Literal["auto", "inline", "worker"] = "auto"
     timeout_s: float = 30.0
     seed: int = 0

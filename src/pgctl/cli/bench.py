@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from pgctl.cli.options import RDMA_FLAGS, flags
+from pgctl.cli.options import OFI_FLAGS, RDMA_FLAGS, flags
 
 _SWEEP = ("min_bytes", "max_bytes", "factor", "sizes")
 _AMOUNT = ("iters", "duration", "warmup", "cycles")
 _FABRIC = (
-    *("ranks", "transport", "nic_names", "nics", *RDMA_FLAGS, "profile"),
+    *("ranks", "transport", "nic_names", "nics", *RDMA_FLAGS, *OFI_FLAGS, "profile"),
     *("progress", "impair", "timeout"),
 )
 _OUTPUT = ("json", "seed", "dry_run", "quiet", "verbose")
@@ -36,6 +36,7 @@ Examples:
   pgctl bench write -b 1M -e 64M --nics-per-rank 2 --json result.json
   pgctl bench write --nics-per-rank 4,1
   pgctl bench write --transport verbs --nics =mlx5_0,mlx5_1 --gid-index 3
+  pgctl bench write --transport ofi --provider tcp --nics =eth1
   mpirun -n 2 pgctl bench write
 """,
 )

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from pgctl import cluster
-from pgctl.bench.spec import ALL_NAMED, DEFAULT_SECONDS, MESSAGE_MAX, PAIRS, RDMA, Spec
-from pgctl.cli.options import RDMA_FLAGS
+from pgctl.bench.spec import ALL_NAMED, DEFAULT_SECONDS, MESSAGE_MAX, OFI, PAIRS, RDMA, Spec
+from pgctl.cli.options import OFI_FLAGS, RDMA_FLAGS
 from pgctl.cli.status import BY_VERDICT, PASS, as_rank
 from pgctl.profile import Profile, ProfileError, load_profile
 from pgctl.report import json_writer
@@ -142,36 +142,63 @@ def _why(problem: BaseException) -> str:
 
 
 def _over(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of Spec that say what carries it: flags first, then the profile.
-
-    A flag that only RDMA devices can obey asks for them.
-    """
+    """The fields of Spec that say what carries it: flags first, then the profile."""
     profile = _profile(given["profile"])
-    flags = {name: int(given[name]) for name in RDMA_FLAGS if given[name] is not None}
-    asking = ["--nics"] * bool(given["nics"]) + [f"--{name.replace('_', '-')}" for name in flags]
-    transport = given["transport"] or profile.transport or "auto"
-    why = f"--transport {transport}" if given["transport"] else "the profile says so"
-    if asking and given["transport"] not in (None, "auto", RDMA):
-        raise click.UsageError(f"{asking[0]} is for --transport {RDMA}, not {transport}")
-    if asking and transport != RDMA:
-        transport, why = RDMA, f"{asking[0]} is for RDMA devices"
-    options = {**profile.verbs, **flags}
+    transport, why = _transport(given, profile)
+    rdma = {**profile.verbs, **_given(given, RDMA_FLAGS)}
     return {
         "transport": transport,
-        "transport_why": "" if transport == "auto" else why,
+        "transport_why": why,
         "nic_names": given["nics"],
         "nics_per_rank": given["nics_per_rank"] or ((ALL_NAMED,) if given["nics"] else (1,)),
-        "nic_options": ",".join(f"{_OPTIONS[name]}={value}" for name, value in options.items()),
+        "nic_options": {
+            RDMA: _joined({_OPTIONS.get(name, name): value for name, value in rdma.items()}),
+            OFI: _joined({**profile.ofi, **_given(given, OFI_FLAGS)}),
+        },
     }
 
 
-_OPTIONS = {
-    "gid_index": "gid",
-    "traffic_class": "tc",
-    "service_level": "sl",
-    **{name: name for name in ("mtu", "pkey", "timeout", "retry")},
-}
-"""What the transport calls those of flags and profiles."""
+_NICS_OF = {RDMA: "RDMA devices", OFI: "libfabric"}
+"""By transport, the better one first: whose NICs flags can be about."""
+_OPTIONS = {"gid_index": "gid", "traffic_class": "tc", "service_level": "sl"}
+"""What the transport calls those of flags and profiles, where it is not the same."""
+
+
+def _transport(given: Mapping[str, Any], profile: Profile) -> tuple[str, str]:
+    """Which it is to be, and what asks for that: flags that only some obey do."""
+    asking = {
+        **({"--nics": tuple(_NICS_OF)} if given["nics"] else {}),
+        **{_flag(name): (RDMA,) for name in _given(given, RDMA_FLAGS)},
+        **{_flag(name): (OFI,) for name in _given(given, OFI_FLAGS)},
+    }
+    if given["transport"] not in (None, "auto"):
+        for flag, able in asking.items():
+            if given["transport"] not in able:
+                raise click.UsageError(
+                    f"{flag} is for --transport {' or '.join(able)}, not {given['transport']}"
+                )
+        return given["transport"], f"--transport {given['transport']}"
+    told = given["transport"] or profile.transport or "auto"
+    left = [name for name in _NICS_OF if all(name in names for names in asking.values())]
+    if not left:
+        each = [f"{flag} is for --transport {' or '.join(names)}" for flag, names in asking.items()]
+        raise click.UsageError(f"{', '.join(each)}: give those of one")
+    if not asking or told in left:
+        return told, "" if told == "auto" else "the profile says so"
+    flag = min(asking, key=lambda flag: len(asking[flag]))
+    return left[0], f"{flag} is for {_NICS_OF[left[0]]}"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _given(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: given[name] for name in names if given[name] is not None}
+
+
+def _joined(options: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in options.items())
 
 
 def _profile(path: str | None) -> Profile:

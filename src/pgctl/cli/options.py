@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pgctl.report.json_writer import check_target
-from pgctl.units import RDMA_MTUS, parse_pkey, parse_size, parse_sizes
+from pgctl.units import RDMA_MTUS, parse_pkey, parse_provider, parse_size, parse_sizes
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -165,6 +165,18 @@ class PartitionKey(click.ParamType[int]):
             self.fail(f"{value!r} is not {error}", param, ctx)
 
 
+class ProviderName(click.ParamType[str]):
+    """Of libfabric; whether it is there shows later."""
+
+    name = "provider"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return parse_provider(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+
+
 SIZE, SIZES, SECONDS, TARGET = Size(), Sizes(), Seconds(), Target()
 
 
@@ -185,6 +197,8 @@ def _count(*names: str, least: int, most: int | None = None, **rest: Any) -> Dec
 
 RDMA_FLAGS = ("gid_index", "traffic_class", "service_level", "mtu", "pkey")
 """That apply where NICs are RDMA devices."""
+OFI_FLAGS = ("provider",)
+"""That apply where libfabric has the NICs."""
 
 _FLAGS: dict[str, Decorator] = {
     "min_bytes": click.option(
@@ -250,7 +264,7 @@ _FLAGS: dict[str, Decorator] = {
         metavar="NAMES",
         default="",
         help="NICs by name as in NCCL_IB_HCA: mlx5 is a prefix, =mlx5_1 exact, ^ all others, "
-        ":2 a port; or by PCI address.",
+        ":2 a port; or by PCI address. With --provider those of libfabric: eth1.",
     ),
     "profile": click.option(
         "--profile",
@@ -274,6 +288,12 @@ _FLAGS: dict[str, Decorator] = {
     ),
     "pkey": click.option(
         "--pkey", type=PartitionKey(), help="Partition of RDMA NICs, by its key: 0x8001."
+    ),
+    "provider": click.option(
+        "--provider",
+        type=ProviderName(),
+        help="Of libfabric: efa, verbs;ofi_rxm, cxi, tcp or shm.  [default: the first of these "
+        "that is there and reaches other hosts]",
     ),
     "progress": click.option(
         "--progress",

@@ -38,9 +38,10 @@ def header(record: Record) -> list[Line]:
     if record.fabric.impair:
         lines.append(Line("impaired", f"{record.fabric.impair}, seed {record.run.seed}", _BAD))
     parameters = record.run.parameters
+    registered = parameters.get("memory") == "registered"
     if "memory" in parameters:
         lines.append(Line("memory", _memory(parameters)))
-    if record.fabric.path and (record.fabric.ports or parameters.get("memory") == "registered"):
+    if record.fabric.path and (record.fabric.transport != "shm" or registered):
         lines.append(Line("path", record.fabric.path))
     if "window" in parameters:
         lines.append(Line("traffic", _traffic(record)))
