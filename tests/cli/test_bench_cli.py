@@ -695,12 +695,13 @@ def test_the_record_says_what_went_wrong_on_purpose() -> None:
         assert ("impaired" in document["fabric"]["path"]) == (impair != "")
 
 
-def test_libfabric_over_a_network_device() -> None:
+@pytest.mark.parametrize("manner", ["--imm", "--no-imm", "--bidirectional", "--progress=worker"])
+def test_libfabric_over_a_network_device(manner: str) -> None:
     sockets = [offer for offer in offers() if offer.domain == "lo"]
     if not sockets:
         pytest.skip("libfabric has no provider for network devices here")
     args = ("--transport", "ofi", "--provider", "tcp", "--nics", "=lo", "--nics-per-rank", "1")
-    done = pgctl("bench", "write", *QUICK, "-c", "--sizes", "8,64K", *args, "--json", "-")
+    done = pgctl("bench", "write", *QUICK, "-c", "--sizes", "8,2M", manner, *args, "--json", "-")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
     jsonschema.validate(document, SCHEMA)

@@ -119,6 +119,12 @@ def lanes(transport: str, hands: Sequence[Sequence[str]]) -> list[int]:
     return [len(hand) if transport == _LANES else 1 for hand in hands]
 
 
+def needs_receiver(transport: str) -> bool:
+    """Whether a write may only arrive where somebody makes progress: libfabric's providers can be
+    software that runs nowhere else."""
+    return transport == OFI
+
+
 def options(transport: str, spec: Spec) -> str:
     """Those that its NICs are given. A profile may have some for a transport that is not used."""
     return spec.nic_options.get(transport, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, astuple, dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -50,6 +51,8 @@ class Session:
         self.spec = spec
         self.ranks = ranks
         self.rank, self.size = ranks.rank, ranks.size
+        self._serves = False
+        """Peers need this rank's progress also while it waits for them."""
         mine = placement.own_seat(socket.gethostname())
         self.seats = [Seat(host, tuple(cpus)) for host, cpus in self.share([mine.host, mine.cpus])]
         equipment = self._everybodys(fabric.own_equipment(spec))
@@ -107,6 +110,8 @@ class Session:
             if self.spec.operation == "send":
                 post_receives(self.engine.group, MESSAGE_MAX, RECEIVES)
             self.meet()
+        inline = self.placement.progress == "inline"
+        self._serves = inline and fabric.needs_receiver(self.transport)
 
     def _everybodys(self, own: Equipment) -> list[Equipment]:
         return [
@@ -139,11 +144,17 @@ class Session:
     def share(self, value: Any, expected_s: float = 0.0) -> list[Any]:
         """Everybody's value, by rank: what JSON can express."""
         payload = json.dumps(value).encode()
-        return [json.loads(p) for p in self.ranks.allgather(payload, self.limit_s(expected_s))]
+        with self._serving():
+            everybodys = self.ranks.allgather(payload, self.limit_s(expected_s))
+        return [json.loads(p) for p in everybodys]
 
     def meet(self, expected_s: float = 0.0) -> None:
-        """Wait for everybody, asleep."""
-        self.ranks.barrier(self.limit_s(expected_s))
+        """Wait for everybody, asleep unless they need this rank."""
+        with self._serving():
+            self.ranks.barrier(self.limit_s(expected_s))
+
+    def _serving(self) -> AbstractContextManager[None]:
+        return Background(self.engine.group) if self._serves else nullcontext()
 
     def bytes_out(self) -> dict[str, int]:
         """What has left this rank so far, by NIC."""
