@@ -17,6 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SIZES = (4096, 64 << 10, 1 << 20, 32 << 20)
 PAGED = ((4096, 4096), (64 << 10, 512), (1 << 20, 32))  # bytes, pages
 
+
+def window(size: int) -> int:
+    """Writes in flight, as many as pgctl has by default."""
+    return max(2, min(64, (8 << 20) // size))
+
+
 # One run's figures: "lat_us.8", "rate_mop_s.8", "bw_gbyte_s.SIZE", "paged_gbyte_s.SIZE",
 # "barrier_us".
 Sample = dict[str, float]

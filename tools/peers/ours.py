@@ -26,12 +26,8 @@ def rows(cores: Cores) -> list[Row]:
             Row("pgctl", setting, table=bench, reason="pgctl is not installed (make venv)")
             for bench, setting in ARGUMENTS
         ]
-    try:
-        who = f"**pgctl {metadata.version('pgctl')}**"
-    except metadata.PackageNotFoundError:
-        who = "**pgctl**"
     return [
-        Row(who, setting, partial(_measure, pgctl, bench, options, cores), table=bench)
+        Row(name(), setting, partial(_measure, pgctl, bench, options, cores), table=bench)
         for (bench, setting), options in ARGUMENTS.items()
     ]
 
@@ -46,6 +42,33 @@ def _measure(pgctl: str, bench: str, options: list[str], cores: Cores) -> Sample
     if not sample:
         raise NotMeasuredError("pgctl's record holds no result")
     return sample
+
+
+def means(record: dict[str, Any], counted: bool) -> Sample:
+    """As other programs have them; of latencies, where writes are counted, medians."""
+    sample: Sample = {}
+    for result in record["results"]:
+        size, metrics = result["size"], result["metrics"]
+        if size == 8:
+            sample["rate_mop_s.8"] = metrics["rate_mop_s"]["mean"]
+            if counted:
+                sample["lat_us.8"] = metrics["lat_us"]["p50"]
+        else:
+            sample[f"bw_gbyte_s.{size}"] = metrics["bw_gbyte_s"]["mean"]
+    return sample
+
+
+def write_record(words: list[str], cores: Cores) -> dict[str, Any]:
+    """Of bench write with these words."""
+    pinned = ["taskset", "-c", ",".join(map(str, cores))]
+    pgctl = str(Path(sys.executable).with_name("pgctl"))
+    text = run([*pinned, pgctl, "bench", "write", *words, "-N", "1", "--no-check", "--json", "-"])
+    record: dict[str, Any] = json.loads(text)
+    return record
+
+
+def name() -> str:
+    return f"**pgctl {metadata.version('pgctl')}**"
 
 
 def from_record(record: dict[str, Any], bench: str) -> Sample:

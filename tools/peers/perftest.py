@@ -20,6 +20,7 @@ from peers.common import (
     run,
     start,
     stop,
+    window,
 )
 
 SIZES = (4096, 64 << 10, 1 << 20)
@@ -36,11 +37,6 @@ def devices() -> list[str]:
     """The first two of this machine, or the only one twice."""
     names = sorted(path.name for path in Path("/sys/class/infiniband").iterdir())
     return (names * 2)[:2] if len(names) == 1 else names[:2]
-
-
-def window(size: int) -> int:
-    """As many in flight as pgctl has by default."""
-    return max(2, min(64, (8 << 20) // size))
 
 
 def rows(pair: Pair, folder: Path | None) -> list[Row]:

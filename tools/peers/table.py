@@ -111,6 +111,34 @@ def cell(samples: list[Sample], metric: str) -> str:
     return f"{text} ({min(values):.3g}-{max(values):.3g})" if len(values) > 1 else text
 
 
+def shares_header(what: str) -> list[str]:
+    return [f"| {what} | asked | measured |", "|---|---|---|"]
+
+
+def shares(ours: Row, peer: Row, columns: list[tuple[str, str]]) -> list[str]:
+    """Our figures as shares of a peer's, of the same round each, beside what is asked."""
+    lines = []
+    for title, metric in columns:
+        asked = "<= 110" if metric.startswith("lat") else ">= 95"
+        each = [
+            {"share": 100 * mine[metric] / theirs[metric]}
+            for mine, theirs in zip(ours.samples, peer.samples, strict=False)
+            if metric in mine and metric in theirs
+        ]
+        if not each:
+            continue
+        what = title.partition(", GB/s")[0].partition(", µs")[0]
+        lines.append(f"| {what}: {peer.setting} | {asked} | {cell(each, 'share')} |")
+        if metric.startswith("lat"):
+            share = f"{100 * _least(ours, metric) / _least(peer, metric):.3g}"
+            lines.append(f"| the same, the least of all rounds | {asked} | {share} |")
+    return lines
+
+
+def _least(row: Row, metric: str) -> float:
+    return min(sample[metric] for sample in row.samples if metric in sample)
+
+
 def _limits(row: Row) -> list[Row]:
     """The physical limits in pgctl's record, as rows of the table that they belong to."""
     found: dict[str, Row] = {}

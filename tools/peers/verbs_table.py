@@ -1,7 +1,7 @@
 """The section of docs/benchmarks.md about RDMA devices."""
 
+from peers import table
 from peers.common import Pair, Row
-from peers.table import cell, machine, table
 
 BEGIN = "<!-- bench-verbs: measured, do not edit -->"
 END = "<!-- bench-verbs: end -->"
@@ -29,32 +29,15 @@ writes in flight: 64, or 8 of 1 MiB.
 
 def section(rows: list[Row], pair: Pair, rounds: int, command: str) -> str:
     parts = [BEGIN, METHOD.format(devices=pair.devices, cores=pair.cores, rounds=rounds)]
-    parts += [*bars(rows), "", *table(rows, "write", COLUMNS), ""]
-    parts += [f"{machine(pair.cores)} To repeat: `{command}`.", END]
+    parts += [*bars(rows), "", *table.table(rows, "write", COLUMNS), ""]
+    parts += [f"{table.machine(pair.cores)} To repeat: `{command}`.", END]
     return "\n".join(parts) + "\n"
 
 
 def bars(rows: list[Row]) -> list[str]:
-    """pgctl's figures as shares of perftest's, of the same round each."""
     ours = next(row for row in rows if "pgctl" in row.who and row.setting == "write with imm")
-    lines = ["| pgctl, write with imm, as % of perftest in the same round | asked | measured |"]
-    lines.append("|---|---|---|")
-    for peer in (row for row in rows if "pgctl" not in row.who):
-        for title, metric in COLUMNS:
-            asked = "<= 110" if metric.startswith("lat") else ">= 95"
-            shares = [
-                {"share": 100 * mine[metric] / theirs[metric]}
-                for mine, theirs in zip(ours.samples, peer.samples, strict=False)
-                if metric in mine and metric in theirs
-            ]
-            if shares:
-                what = title.partition(", GB/s")[0].partition(", µs")[0]
-                lines.append(f"| {what}: {peer.setting} | {asked} | {cell(shares, 'share')} |")
-                if metric.startswith("lat"):
-                    share = f"{100 * _least(ours, metric) / _least(peer, metric):.3g}"
-                    lines.append(f"| the same, the least of all rounds | {asked} | {share} |")
-    return lines
-
-
-def _least(row: Row, metric: str) -> float:
-    return min(sample[metric] for sample in row.samples if metric in sample)
+    peers = [row for row in rows if "pgctl" not in row.who]
+    return [
+        *table.shares_header("pgctl, write with imm, as % of perftest in the same round"),
+        *(line for peer in peers for line in table.shares(ours, peer, COLUMNS)),
+    ]
