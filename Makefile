@@ -19,7 +19,7 @@ TEST_tsan := --timeout-multiplier=4 $(FIXED_ADDRESSES)
 TIME ?= 60
 MERGE_fuzz-merge := --merge
 
-.PHONY: help venv bench test test-verbs soak test-c asan tsan fuzz fuzz-merge lint format wheel model bench-peers bench-verbs clean
+.PHONY: help venv bench test test-verbs soak test-c asan tsan fuzz fuzz-merge lint format wheel model bench-peers bench-verbs bench-ofi clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -72,6 +72,10 @@ bench-peers: venv ## measure the programs that pgctl is compared with
 
 bench-verbs: venv ## measure verbs beside perftest, on RDMA devices: here, or in a lab
 	$(VENV)/bin/python tools/bench_verbs.py
+
+bench-ofi: venv build/test-c/build.ninja ## measure ofi beside a bare loop over libfabric
+	meson compile -C build/test-c ofi_raw
+	$(VENV)/bin/python tools/bench_ofi.py
 
 clean: ## remove everything that was built
 	rm -rf build dist $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache
