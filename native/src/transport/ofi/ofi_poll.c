@@ -196,6 +196,9 @@ static void read_all(struct ofi_domain *d, struct room *room)
 		d->taken += (size_t)got;
 		for (ssize_t i = 0; i < got; i++)
 			take(d, &entries[i], from[i], room, first);
+		/* There were no more, and to ask again may be a system call. */
+		if ((size_t)got < n)
+			return;
 	}
 }
 
