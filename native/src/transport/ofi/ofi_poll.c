@@ -83,8 +83,6 @@ static void sent(struct ofi_domain *d, struct ofi_send *send, const struct fi_cq
 	ofi_send_ended(d, send, !e ? 0 : fault ? fault : -ECONNABORTED);
 	if (c && e && !fault)
 		ofi_conn_break(c, e->err > 0 && e->err < FI_ERRNO_OFFSET ? -e->err : -EIO);
-	if (c && c->stopping)
-		ofi_news(c);
 }
 
 /* ---- What has come ---- */

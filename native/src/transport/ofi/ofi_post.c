@@ -40,6 +40,9 @@ void ofi_send_ended(struct ofi_domain *d, struct ofi_send *send, int status)
 	}
 	list_remove(&send->link);
 	list_append(&d->ended, &send->link);
+	/* One that is being stopped may have waited for this, however it has come about. */
+	if (send->conn->stopping)
+		ofi_news(send->conn);
 }
 
 /* ---- Posting ---- */
