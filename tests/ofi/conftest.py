@@ -1,0 +1,24 @@
+"""What tests of ofi can ask for."""
+
+import os
+
+import pytest
+from fake_efa import N_NICS, Fabric, Sysfs
+
+
+@pytest.fixture(params=["one process", "two processes"])
+def place(request):
+    return request.param
+
+
+@pytest.fixture
+def fabric(tmp_path, monkeypatch, pytestconfig):
+    """The stand-in for EFA; all of its NICs are up."""
+    library = pytestconfig.rootpath / "build/test-c/native/libfabric_fake_efa.so"
+    if not library.exists():
+        required = "ofi:fake_efa" in os.environ.get("PGCTL_REQUIRE", "").split(",")
+        (pytest.fail if required else pytest.skip)(f"{library} is not built: make test-c")
+    sysfs = Sysfs(tmp_path / "infiniband")
+    monkeypatch.setenv("FAKE_EFA_NICS", str(N_NICS))
+    monkeypatch.setenv("FAKE_EFA_SYSFS", str(sysfs.path))
+    return Fabric(library, sysfs, monkeypatch.setenv)
