@@ -25,7 +25,7 @@ PROVIDERS = {
 }
 """Options of ofi, each a way of its own."""
 FRAGILE = {"ofi:shm": "who is stopped in libfabric's shm may hold a lock that its peers spin on"}
-"""Ways in which tests that stop or kill a process (marked: hurts) do more harm than they mean to."""
+"""Ways in which tests that stop or kill a process (marked: hurts) do more than they mean to."""
 DEVICES = {"verbs", "ofi:verbs"}
 """Ways that need an RDMA device."""
 
