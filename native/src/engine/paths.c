@@ -9,6 +9,7 @@
 #include "engine/flight.h"
 #include "engine/peer.h"
 #include "engine/progress.h"
+#include "util/log.h"
 
 /* ---- Which NICs ---- */
 
@@ -162,20 +163,24 @@ struct path *path_open(struct pg_group *g, struct peer *p, const struct pair_edg
 	return path;
 }
 
+/* One that cannot be opened takes its cell from what we believe. */
 int paths_open(struct pg_group *g, struct peer *p, struct pg_error *err)
 {
 	struct pair_edge edges[PAIR_MAX];
-	unsigned n = paths_pair(g, p, p->reach, edges);
+	unsigned n, k = 0;
 
-	if (!n)
-		return unreachable(g, &p->addr, err);
-	for (unsigned k = 0; k < n; k++) {
-		if (path_open(g, p, &edges[k], err))
-			continue;
+	err->code = 0;
+	while ((n = paths_pair(g, p, p->reach, edges))) {
+		for (k = 0; k < n && path_open(g, p, &edges[k], err);)
+			k++;
+		if (k == n)
+			return 0;
+		log_warn("%s: cannot connect over %s to its NIC %u: %s", peer_name(p).text,
+			 g->domains[edges[k].local]->name, edges[k].remote, err->text);
+		p->reach &= (pair_reach)~pair_cell(edges[k].local, edges[k].remote);
 		paths_close(g, p);
-		return err->code;
 	}
-	return 0;
+	return err->code ? err->code : unreachable(g, &p->addr, err);
 }
 
 int path_attach(struct pg_group *g, struct path *path, const struct offer *offer, bool unordered,
