@@ -109,7 +109,7 @@ static int open_netlink(struct ofi_domain *d, struct pg_error *err)
 	if (!if_indextoname((unsigned)d->link->netdev, request.ifr_name) ||
 	    ioctl(fd, SIOCGIFFLAGS, &request))
 		return error_set(err, -ENODEV, "%s is gone", d->domain.name);
-	d->down = is_down((unsigned short)request.ifr_flags);
+	seen(d, is_down((unsigned short)request.ifr_flags));
 	if (!d->nic.link_mbit_s)
 		d->nic.link_mbit_s = netdev_speed(request.ifr_name, fd);
 	return 0;
@@ -162,7 +162,6 @@ int ofi_link_open(struct ofi_domain *d, struct pg_error *err)
 	find_state(d);
 	if (d->link->state[0])
 		look_at_state(d);
-	d->tell_nic = false;
 	return 0;
 }
 
