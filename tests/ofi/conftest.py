@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from fake_efa import N_NICS, Fabric, Sysfs
+from fake_efa import N_NICS, Fabric
+from sysfs import Sysfs
 
 
 @pytest.fixture(params=["one process", "two processes"])
@@ -18,7 +19,7 @@ def fabric(tmp_path, monkeypatch, pytestconfig):
     if not library.exists():
         required = "ofi:fake_efa" in os.environ.get("PGCTL_REQUIRE", "").split(",")
         (pytest.fail if required else pytest.skip)(f"{library} is not built: make test-c")
-    sysfs = Sysfs(tmp_path / "infiniband")
+    sysfs = Sysfs(tmp_path / "infiniband", N_NICS)
     monkeypatch.setenv("FAKE_EFA_NICS", str(N_NICS))
     monkeypatch.setenv("FAKE_EFA_SYSFS", str(sysfs.path))
     return Fabric(library, sysfs, monkeypatch.setenv)

@@ -3,8 +3,15 @@
 What was in flight then has one of four fates, and who sent it hears of it late or not at all.
 """
 
+import errno
+import random
+
+import numpy as np
 import pytest
 from fake_efa import Sides
+from parties import pattern
+
+from pgctl.engine import Barrier, PagedWrites, Pages, Scatter, Send, Slice, Write
 
 FATES = "lost", "placed", "counted", "late"
 DEADS = "silent", "failed"
@@ -37,3 +44,150 @@ def test_each_nic_goes_down_and_comes_back(world, fabric, place, fate, dead):
             world.until(lambda: s.pairs() == whole, "the connections of before")
             s.carries(side)
     s.more_rounds(2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_nic_of_either_side_goes_at_once(world, fabric, place, seed):
+    fabric.manners(f"seed={seed}")
+    some = random.Random(seed)
+    s = Sides(world, fabric, [(2, 2), (3, 2), (2, 4), (4, 3)][seed], place)
+    s.start_rounds()
+    s.more_rounds(2)
+    for _ in range(3):
+        i, j = (some.randrange(len(nics)) for nics in s.nics)
+        fabric.sysfs.down(s.nics[0][i], s.nics[1][j])
+        assert (s.told(0, "nic_down"), s.told(1, "nic_down")) == (i, j)
+        s.more_rounds(2)
+        fabric.sysfs.up(s.nics[0][i], s.nics[1][j])
+        assert (s.told(0, "nic_up"), s.told(1, "nic_up")) == (i, j)
+        s.carries(0)
+        s.carries(1)
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["writer", "reader"])
+@pytest.mark.parametrize("dead", DEADS)
+def test_who_has_no_nic_left_is_told_so_and_so_is_its_peer(world, fabric, place, dead, side):
+    fabric.manners(f"dead={dead}")
+    s = Sides(world, fabric, (2, 3), place)
+    s.start_rounds()
+    s.more_rounds(2)
+    fabric.sysfs.down(*s.nics[side])
+    world.until(lambda: s.a.info().status and s.b.info().status, "the end")
+    for party in s.parties:
+        assert party.info().status == -errno.ENETDOWN
+        kind, _, why = party.news()[-1]
+        assert kind == "peer_down"
+        assert "no NIC is left by which it is reached" in why
+    world.until(lambda: s.a.rounds()[1], "an error")
+    assert "no NIC is left by which it is reached" in s.a.rounds()[1][0]
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["writer", "reader"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_nic_is_down_while_they_connect(world, fabric, place, when, side):
+    nic = 4 * side + 1
+    if when == "before":
+        fabric.sysfs.down(nic)
+    s = Sides(world, fabric, (2, 2), place)
+    fabric.sysfs.down(nic)
+    s.start_rounds()
+    s.more_rounds(3)
+    world.until(lambda: not any(pair[side] == 1 for pair in s.pairs()), "that nothing goes there")
+    s.more_rounds(1)
+    fabric.sysfs.up(nic)
+    assert s.told(side, "nic_up") == 1
+    s.carries(side)
+    s.more_rounds(2)
+
+
+# ---- All kinds of operations
+
+
+class Kinds:
+    """Rounds in which a writes in every way at once to b, where all is checked and counted."""
+
+    IMM = 0x3000
+    PAGES, PAGE, SLICES, SLICE, WRITE, MESSAGES = 24, 5000, 3, 70_001, 200_003, 5
+    SIZE = PAGES * PAGE + SLICES * SLICE + WRITE
+
+    def __init__(self, s):
+        self.s, self.n, self.arrived = s, 0, []
+        self.src = s.a.engine.alloc_mr(self.SIZE)
+        self.sink, desc = s.b.alloc(self.SIZE)
+        self.dst = s.a.engine.import_mr(bytes(desc))
+        s.b.post_receives(64, 4)  # fewer than there are messages: some wait
+        self.order = np.random.default_rng(0).permutation(self.PAGES).astype(np.uint32)
+
+    def work(self):
+        imm, peer, pages = self.IMM, self.s.a.peers[0], self.PAGES * self.PAGE
+        slices = [
+            Slice(self.SLICE, at, self.dst, at)
+            for at in range(pages, pages + self.SLICES * self.SLICE, self.SLICE)
+        ]
+        at = self.SIZE - self.WRITE
+        return [
+            PagedWrites(
+                self.PAGE, imm, Pages(self.src, self.order), Pages(self.dst, self.order, self.PAGE)
+            ),
+            Scatter(imm + 1, self.src, slices),
+            Write(self.WRITE, imm + 2, (self.src, at), (self.dst, at)),
+            Barrier(imm + 3, [peer]),
+            *(Send(peer, f"{self.n} {i}".encode()) for i in range(self.MESSAGES)),
+        ]
+
+    def round(self, trouble):
+        """What happens once all is under way."""
+        s = self.s
+        expected = {
+            self.IMM: self.PAGES, self.IMM + 1: self.SLICES, self.IMM + 2: 1, self.IMM + 3: 1,
+        }  # fmt: skip
+        content = pattern(self.SIZE, self.n)
+        self.src.numpy()[:] = content
+        fired = [s.b.expect(imm, n) for imm, n in expected.items()]
+        ops = s.a.engine.submit_batch(self.work())
+        trouble()
+        for expectation in fired:
+            s.world.fired(s.b, expectation)
+        assert s.b.read(self.sink) == content.tobytes()
+        s.world.finish(*ops)
+        assert [s.b.value(imm) for imm in expected] == [0] * len(expected)
+        self.take_messages()
+        self.n += 1
+
+    def take_messages(self):
+        sent = [f"{self.n} {i}".encode() for i in range(self.MESSAGES)]
+
+        def all_have_come():
+            self.arrived += self.s.b.messages()
+            return len(self.arrived) >= len(sent)
+
+        self.s.world.until(all_have_come, "the messages")
+        assert sorted(self.arrived) == sent  # once and whole; in order only where there is one NIC
+        self.arrived.clear()
+
+
+@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("seed", range(3))
+def test_everything_is_exact_while_nics_go_and_come(world, fabric, place, fate, seed):
+    """One NIC of each side stays up; of the others one changes with each round."""
+    some = random.Random(f"{fate} {seed}")
+    shape = some.choice([(1, 4), (4, 1), (2, 2), (3, 4), (4, 4)])
+    fabric.manners(f"fate={fate},seed={seed}")
+    s = Sides(world, fabric, shape, place)
+    kinds = Kinds(s)
+    nics = [nic for its in s.nics for nic in its[1:]]
+    down = set()
+
+    def change():
+        nic = some.choice(nics)
+        (fabric.sysfs.up if nic in down else fabric.sysfs.down)(nic)
+        down.symmetric_difference_update({nic})
+
+    for _ in range(12):
+        kinds.round(change)
+    fabric.sysfs.up(*nics)
+    kinds.round(lambda: None)
+    for party in s.parties:
+        fence = party.fence()
+        world.fired(party, fence)
+        assert party.info().status == 0

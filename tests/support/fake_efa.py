@@ -11,33 +11,6 @@ N_NICS = 8
 PLACES, LENGTH = 6, 192 << 10
 
 
-class Sysfs:
-    """A directory in the layout of /sys/class/infiniband: a NIC is what its file says."""
-
-    def __init__(self, path, n=N_NICS):
-        self.path = path
-        for nic in range(n):
-            self._file(nic).parent.mkdir(parents=True)
-            self.up(nic)
-
-    def _file(self, nic):
-        return self.path / f"fake_efa_{nic}/ports/1/state"
-
-    def up(self, *nics):
-        for nic in nics:
-            self._write(nic, "4: ACTIVE")
-
-    def down(self, *nics):
-        for nic in nics:
-            self._write(nic, "1: DOWN")
-
-    def _write(self, nic, text):
-        """Whole, or not at all: it may be read at any time."""
-        new = self._file(nic).with_name("new")
-        new.write_text(text + "\n", encoding="utf-8")
-        new.rename(self._file(nic))
-
-
 class Fabric:
     """The stand-in: a libfabric, and whether its NICs are up."""
 
