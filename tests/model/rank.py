@@ -119,8 +119,10 @@ def names_beyond(piece: str, nics: int) -> bool:
 
 
 class Rank:
-    def __init__(self) -> None:
-        TransferEngine(progress="inline").close()  # what is loaded once is there
+    def __init__(self, transport: str) -> None:
+        self.transport = transport
+        # What is loaded once is there.
+        TransferEngine(transport=transport, progress="inline").close()
         gc.collect()
         self.before = held()
         self.engine: TransferEngine | None = None
@@ -132,7 +134,11 @@ class Rank:
     def do_make(self, c: Json) -> Json:
         rank = c["config"]
         os.environ["PGCTL_SHM_CMA"] = "0" if rank["bounce"] else "1"
-        nics = [NicConfig(transport="shm", link_mbit_s=mbit) for mbit in rank["nics"]]
+        os.environ.update(c["environ"])
+        nics = [
+            NicConfig(transport=self.transport, device=device, link_mbit_s=mbit)
+            for device, mbit in zip(c["devices"], rank["nics"], strict=True)
+        ]
         impair = dict(c["impair"])
         if impair:  # what is said of NICs that this rank has not is for others
             said = impair["impair"].split(",")
@@ -541,4 +547,4 @@ class Rank:
 
 if __name__ == "__main__":
     faulthandler.register(signal.SIGUSR1)
-    Rank().serve()
+    Rank(sys.argv[1]).serve()

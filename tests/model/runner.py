@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from model import Model, Round
+from over import Over
 from program import IMMS, Json, effective, operations, pieces
 
 from pgctl.engine import GroupConfig
@@ -37,15 +38,15 @@ class Failure(Exception):  # noqa: N818 - a program fails, the test does not err
 class Process:
     """One that plays ranks, one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, over: Over) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         self.child = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("rank.py")],
+            [sys.executable, Path(__file__).with_name("rank.py"), over.transport],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             bufsize=0,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | over.environ,
         )
         self.said = b""
         self.n = 0
@@ -106,12 +107,15 @@ class Process:
 class Pool:
     """Processes that have no rank now, and what all of them have done."""
 
-    def __init__(self) -> None:
+    def __init__(self, over: Over) -> None:
+        self.over = over
         self.idle: list[Process] = []
         self.count: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        """Why peers were given up that were there."""
 
     def take(self) -> Process:
-        return self.idle.pop() if self.idle else Process()
+        return self.idle.pop() if self.idle else Process(self.over)
 
     def close(self) -> None:
         for process in self.idle:
@@ -134,13 +138,13 @@ def left_behind() -> set[str]:
 
 
 class Run:
-    def __init__(self, program: Json, pool: Pool, impair: str = "") -> None:
+    def __init__(self, program: Json, pool: Pool) -> None:
         self.program = program
         self.pool = pool
-        self.impair = impairment(impair, program["seed"])
+        self.over = pool.over
+        self.impair = impairment(self.over.impair, program["seed"])
         self.configs = program["ranks"]
-        may_fail = "fail=" in impair or "kill=" in impair
-        self.model = Model(self.configs, nics_may_fail=may_fail)
+        self.model = Model(self.configs, nics_may_fail=self.over.nics_may_fail)
         self.processes: list[Process | None] = [None] * len(self.configs)
         self.found: dict[int, Json] = {}
         self.asked: list[tuple[int, int]] = []
@@ -148,13 +152,8 @@ class Run:
     def run(self) -> None:
         shm = left_behind()
         try:
-            self.meet(range(len(self.configs)))
-            for number, steps in enumerate([*self.program["rounds"], []]):
-                try:
-                    self.do_round(steps)
-                except Failure as failure:
-                    failure.args = (f"round {number}: {failure}",)
-                    raise
+            with self.over.trouble(self.program):
+                self.do_rounds()
             self.part()
         except Failure as failure:
             failure.dumps = self.dumps()
@@ -166,6 +165,15 @@ class Run:
         if more := left_behind() - shm:
             raise Failure(f"/dev/shm holds {more}")
         self.pool.count["programs"] += 1
+
+    def do_rounds(self) -> None:
+        self.meet(range(len(self.configs)))
+        for number, steps in enumerate([*self.program["rounds"], []]):
+            try:
+                self.do_round(steps)
+            except Failure as failure:
+                failure.args = (f"round {number}: {failure}",)
+                raise
 
     # ---- Talking to ranks
 
@@ -223,6 +231,8 @@ class Run:
                 "make",
                 rank=rank,
                 config=self.configs[rank],
+                devices=self.over.devices(rank, len(self.configs[rank]["nics"])),
+                environ=self.over.settings(self.program["seed"]),
                 impair=self.impair,
                 op_timeout=OP_TIMEOUT_S,
             )
@@ -361,9 +371,18 @@ class Run:
             others = [other for other in living if frozenset((rank, other)) in lost]
             self.ask([rank], "apart", ranks=others)
         self.lost = lost
+        self.count_lost(infos, lost)
         # Who gives a peer up does not take what it goes on to send until it has heard of that.
         if self.model.nics_may_fail:
             self.model.reset |= lost
+
+    def count_lost(self, infos: dict[int, Any], lost: set[frozenset[int]]) -> None:
+        """Once each, with why."""
+        self.pool.count["lost"] += len(lost - self.model.apart)
+        for rank, info in infos.items():
+            for other, _, code, reason in info:
+                if code and frozenset((rank, other)) in lost - self.model.apart:
+                    self.pool.reasons[reason.partition("): ")[2]] += 1
 
     def judge(self) -> None:
         model = self.model

@@ -10,18 +10,20 @@ import argparse
 import json
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from over import NAMES, over
 from program import Json, make, operations, without_rank
 from runner import Failure, Pool, Run
 
 
-def fails(program: Json, pool: Pool, impair: str) -> Failure | None:
+def fails(program: Json, pool: Pool) -> Failure | None:
     try:
-        Run(program, pool, impair).run()
+        Run(program, pool).run()
     except Failure as failure:
         return failure
     return None
@@ -82,7 +84,7 @@ def report(program: Json, failure: Failure, pool: Pool, options: Any) -> None:
     print(f"\nFAILED: seed {program['seed']} ({program['flavour']}): {failure}")
     print(failure.dumps)
     print(f"minimising {size(program)} ...", flush=True)
-    least = minimise(program, lambda less: fails(less, pool, options.impair), options.minimise)
+    least = minimise(program, lambda less: fails(less, pool), options.minimise)
     path = Path("build", f"failed-{program['seed']}.json")
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(least, indent=1))
@@ -90,10 +92,11 @@ def report(program: Json, failure: Failure, pool: Pool, options: Any) -> None:
     for number, steps in enumerate(least["rounds"]):
         for step in steps:
             print(f"  round {number}: {json.dumps(step)}")
-    again = f"{sys.executable} {sys.argv[0]}"
-    impair = f" --impair '{options.impair}'" if options.impair else ""
-    print(f"the whole program again: {again} --seed {program['seed']} --programs 1{impair}")
-    print(f"the small one again:     {again} --program {path} --programs 20{impair}")
+    again = f"{sys.executable} {sys.argv[0]} --over {options.over}"
+    again += f" --flap {options.flap}" if options.flap else ""
+    again += f" --impair '{options.impair}'" if options.impair else ""
+    print(f"the whole program again: {again} --seed {program['seed']} --programs 1")
+    print(f"the small one again:     {again} --program {path} --programs 20")
 
 
 def progress(pool: Pool, began: float, failures: int) -> str:
@@ -101,7 +104,8 @@ def progress(pool: Pool, began: float, failures: int) -> str:
     return (
         f"{60 * minutes:.0f} s: {c['programs']} programs ({c['programs'] / minutes:.0f} a minute), "
         f"{c['operations']} operations, {c['bytes'] / 1e6:.0f} MB, {c['kills']} kills, "
-        f"{c['failovers']} failovers, {c['retries']} retries, {failures} failures"
+        f"{c['failovers']} failovers, {c['retries']} retries, {c['lost']} pairs lost, "
+        f"{failures} failures"
     )
 
 
@@ -111,29 +115,39 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the first program; the next has the next")
     parser.add_argument("--programs", type=int, default=0, help="at most so many; 0: any number")
     parser.add_argument("--program", type=Path, help="a file with one, instead of a seed")
+    parser.add_argument("--over", default="shm", choices=NAMES, help="what carries it")
+    parser.add_argument("--flap", type=float, default=0, help="seconds between two changes of NICs")
     parser.add_argument("--impair", default="", help="as of GroupConfig")
     parser.add_argument("--minimise", type=float, default=120, help="seconds for that")
     parser.add_argument("--keep-going", action="store_true", help="after a failure")
     options = parser.parse_args()
+    if options.flap and options.over != "fake_efa":
+        parser.error("--flap: only NICs of --over fake_efa go down and come up")
     seed = random.SystemRandom().randrange(1 << 31) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     began = said = time.monotonic()
-    pool, failures, n = Pool(), 0, 0
-    try:
-        while time.monotonic() < began + options.time and not 0 < options.programs <= n:
-            program = json.loads(options.program.read_text()) if options.program else make(seed + n)
-            n += 1
-            if failure := fails(program, pool, options.impair):
-                failures += 1
-                report(program, failure, pool, options)
-                if not options.keep_going:
-                    break
-            if time.monotonic() > said + 10:
-                said = time.monotonic()
-                print(progress(pool, began, failures), flush=True)
-    finally:
-        pool.close()
+    failures = n = 0
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Pool(over(options.over, Path(folder), options.flap, options.impair))
+        try:
+            while time.monotonic() < began + options.time and not 0 < options.programs <= n:
+                program = (
+                    json.loads(options.program.read_text()) if options.program else make(seed + n)
+                )
+                n += 1
+                if failure := fails(program, pool):
+                    failures += 1
+                    report(program, failure, pool, options)
+                    if not options.keep_going:
+                        break
+                if time.monotonic() > said + 10:
+                    said = time.monotonic()
+                    print(progress(pool, began, failures), flush=True)
+        finally:
+            pool.close()
     print(progress(pool, began, failures))
+    for reason, count in pool.reasons.most_common():
+        print(f"  lost {count} times: {reason}")
     return 1 if failures else 0
 
 
