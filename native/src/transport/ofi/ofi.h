@@ -52,6 +52,7 @@ struct ofi_nic {
 	struct fi_info *info; /* whoever has it frees it */
 	char name[32];        /* of the netdev or the RDMA device */
 	char why[64];         /* it was chosen */
+	uint8_t provider;     /* for ofi_provider_name */
 	uint64_t link_mbit_s;
 	uint32_t rail;
 	bool own_endpoints; /* a connection writes through an endpoint of its own */
@@ -224,6 +225,9 @@ int ofi_options_parse(const char *text, struct ofi_options *options, struct pg_e
 /* The NIC that device names, or the index-th of the best provider. */
 int ofi_choose(const struct libfabric *lib, const struct ofi_options *options, const char *device,
 	       unsigned index, struct ofi_nic *nic, struct pg_error *err);
+
+/* Of the n-th provider that we know, also where it is not there. */
+const char *ofi_provider_name(unsigned n);
 
 /* ofi_endpoint.c */
 /* receives: it takes messages. */

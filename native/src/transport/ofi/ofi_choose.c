@@ -58,6 +58,11 @@ static const struct provider *provider_of(const struct fi_info *info)
 	return NULL;
 }
 
+const char *ofi_provider_name(unsigned n)
+{
+	return n < N_PROVIDERS ? providers[n].name : "unknown";
+}
+
 static bool is_asked(const struct provider *p, const char *name)
 {
 	return !strcmp(p->name, name) || (p->asked && !strcmp(p->asked, name));
@@ -311,6 +316,7 @@ int ofi_choose(const struct libfabric *lib, const struct ofi_options *options, c
 	if (info->nic && info->nic->link_attr)
 		nic->link_mbit_s = info->nic->link_attr->speed / MBIT;
 	nic->rail = rail_of(info);
+	nic->provider = (uint8_t)(p - providers);
 	nic->own_endpoints = p && p->own_endpoints &&
 			     !(info->domain_attr->mr_mode & FI_MR_ENDPOINT);
 	nic->fences = p && p->fences;

@@ -20,7 +20,8 @@ enum { WRITER, MESSENGER, N_NAMES };
 
 /* How our half of a connection is reached. */
 struct ofi_offer {
-	uint16_t layout;
+	uint8_t layout;
+	uint8_t provider; /* as ofi_provider_name has it */
 	uint8_t name_len[N_NAMES];
 	uint32_t protocol;
 	uint32_t protocol_version;
@@ -108,6 +109,7 @@ static void fill_offer(const struct ofi_conn *c, struct offer *offer)
 	const struct ofi_domain *d = conn_domain(c);
 	struct ofi_offer ours = {
 		.layout = OFFER_LAYOUT,
+		.provider = d->nic.provider,
 		.protocol = d->nic.info->ep_attr->protocol,
 		.protocol_version = d->nic.info->ep_attr->protocol_version,
 		.tag = c->tag,
@@ -177,9 +179,10 @@ static int check_offer(const struct ofi_domain *d, const struct offer *offer,
 	if (theirs->protocol != ours->protocol ||
 	    theirs->protocol_version != ours->protocol_version)
 		return error_set(err, -EHOSTUNREACH,
-				 "%s is of provider %s (protocol %u.%u), the peer's NIC is of "
-				 "another (%u.%u)",
-				 d->domain.name, ofi_provider(d), ours->protocol,
+				 "%s is of provider %s, the peer's NIC is of provider %s "
+				 "(protocols %u.%u and %u.%u)",
+				 d->domain.name, ofi_provider(d),
+				 ofi_provider_name(theirs->provider), ours->protocol,
 				 ours->protocol_version, theirs->protocol,
 				 theirs->protocol_version);
 	for (unsigned i = 0; i < N_NAMES; i++)
