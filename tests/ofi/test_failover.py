@@ -11,7 +11,7 @@ import pytest
 from fake_efa import Sides
 from parties import pattern
 
-from pgctl.engine import Barrier, PagedWrites, Pages, Scatter, Send, Slice, Write
+from pgctl.engine import Barrier, MrDesc, PagedWrites, Pages, Scatter, Send, Slice, Write
 
 FATES = "lost", "placed", "counted", "late"
 DEADS = "silent", "failed"
@@ -191,3 +191,41 @@ def test_everything_is_exact_while_nics_go_and_come(world, fabric, place, fate, 
         fence = party.fence()
         world.fired(party, fence)
         assert party.info().status == 0
+
+
+# ---- Nobody says that a NIC is dead
+
+
+def test_who_is_not_answered_over_a_nic_is_told_what_to_look_at(world, fabric, tmp_path):
+    """The writer's NIC swallows what it is given; its control stream lives, sysfs says nothing."""
+    fabric.manners("dead=silent,fate=lost")
+    elsewhere = tmp_path / "nothing"
+    s = Sides(world, fabric, (1, 1), "two processes", sysfs=elsewhere, op_timeout=1.0)
+    src, (_, desc) = s.a.engine.alloc_mr(64), s.b.alloc(64)
+    world.finish(s.a.engine.submit_single_write(64, 1, src, MrDesc(desc)))
+    fabric.sysfs.down(0)
+    op = s.a.engine.submit_single_write(64, 1, src, MrDesc(desc), cookie="its")
+    ended = []  # a flag has no room for a sentence
+    world.until(lambda: ended.extend(s.a.events("op")) or ended, "the end")
+    said = str(ended[0].error)
+    assert op.status == -errno.ETIMEDOUT
+    assert f"peer {s.a.info().incarnation[:8]}" in said
+    assert "over fake_efa_0: no progress for 1000 ms" in said
+    assert "a security group that allows all traffic to and from itself" in said
+    fabric.sysfs.up(0)
+    world.until(lambda: s.a.connections() and s.a.connections()[0].weight, "a new connection")
+    world.finish(s.a.engine.submit_single_write(64, 1, src, MrDesc(desc)))
+
+
+def test_what_a_nic_swallows_goes_over_another(world, fabric, place):
+    """Only that nothing ends tells of it, and takes it for a while."""
+    fabric.manners("dead=silent")
+    times = {"heartbeat": 0.05, "silent": 0.3, "dead": 0.5}
+    s = Sides(world, fabric, (2, 2), place, sysfs=fabric.sysfs.path / "none", **times)
+    s.start_rounds()
+    s.more_rounds(3)
+    fabric.sysfs.down(0)
+    s.more_rounds(5)
+    assert s.a.stats()[0].failovers
+    fabric.sysfs.up(0)
+    s.carries(0)
