@@ -24,11 +24,12 @@ struct provider {
 	bool fences;         /* its device or kernel does not send for ever what was given up */
 	bool keeps, lingers; /* see struct ofi_nic, */
 	unsigned bare;       /* also of this */
+	bool names_sources;  /* of immediates; else they need 8 bytes, to say so themselves */
 	bool unasked;        /* it is chosen also if nobody asks for it */
 };
 
 static const struct provider providers[] = {
-	{ .name = "efa", .rank = 0, .fences = true, .unasked = true },
+	{ .name = "efa", .rank = 0, .fences = true, .names_sources = true, .unasked = true },
 	{ .name = "verbs;ofi_rxm",
 	  .asked = "verbs",
 	  .rank = 1,
@@ -103,11 +104,17 @@ static bool is_local(const struct fi_info *info)
 	return false;
 }
 
+static bool names_sources(const struct fi_info *info)
+{
+	return provider_of(info)->names_sources ||
+	       info->domain_attr->cq_data_size >= sizeof(uint64_t);
+}
+
 static bool can_serve(const struct fi_info *info)
 {
 	/* efa has a second fabric, without messages in order or delivery complete. */
 	return provider_of(info) && info->ep_attr->type == FI_EP_RDM &&
-	       info->domain_attr->cq_data_size >= 4 &&
+	       info->domain_attr->cq_data_size >= 4 && names_sources(info) &&
 	       !((uint64_t)info->domain_attr->mr_mode & ~(uint64_t)(MR_MODES | FI_MR_HMEM)) &&
 	       info->src_addrlen <= OFI_NAME && strcmp(info->fabric_attr->name, "efa-direct") != 0;
 }
@@ -215,11 +222,28 @@ static void tell(const struct fi_info *all, char *text, size_t size)
 	}
 }
 
+/* Whether it would do if it said whose immediates are. */
+static bool is_nameless(const struct choice *c, const struct fi_info *all)
+{
+	for (const struct fi_info *info = all; info; info = info->next)
+		if (provider_of(info) && is_asked(provider_of(info), c->provider) &&
+		    !names_sources(info))
+			return true;
+	return false;
+}
+
 static int nothing(const struct libfabric *lib, const struct choice *c, const struct fi_info *all,
 		   struct pg_error *err)
 {
 	char there[200];
 
+	if (is_nameless(c, all))
+		return error_set(err, -ENODEV,
+				 "provider %s of libfabric %u.%u (%s) does not say whose an "
+				 "immediate is%s",
+				 c->provider, FI_MAJOR(lib->version()), FI_MINOR(lib->version()),
+				 lib->path,
+				 !strncmp(c->provider, "verbs", 5) ? "; transport verbs does" : "");
 	tell(all, there, sizeof(there));
 	return error_set(err, -ENODEV, "libfabric %u.%u (%s) has no %s%s%s%s; it has %s",
 			 FI_MAJOR(lib->version()), FI_MINOR(lib->version()), lib->path,
@@ -238,8 +262,7 @@ static void say_why(const struct choice *c, const struct fi_info *info, char *wh
 	else if (p->rank == 0)
 		snprintf(why, size, "the best there is");
 	else
-		snprintf(why, size, "%s",
-			 p->rank == 1 ? "no efa here" : "no efa, cxi or verbs;ofi_rxm here");
+		snprintf(why, size, "%s", p->rank == 1 ? "no efa here" : "no efa or cxi here");
 }
 
 /* ---- What is known of it ---- */
