@@ -11,7 +11,7 @@ from peers.turns import two
 
 def main() -> None:
     parser = turns.arguments(__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement")
     parser.add_argument("--providers", default="tcp,shm", help="%(default)s")
     parser.add_argument("--nic", default="", help="of tcp: the first of the provider")
     parser.add_argument("--library", help="a folder with another libfabric.so.1")

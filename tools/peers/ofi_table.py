@@ -17,8 +17,10 @@ are complete when they have been delivered.
 
 - pgctl: bandwidth and rate are means over a run, until everything was complete, and counted where
   there is an immediate; latency is the median of half a ping-pong of an 8 B write with its counter.
-- libfabric: `native/bench/ofi_raw.c`, the same without an engine: `fi_writedata` or `fi_write`, and
-  `fi_cq_read` on both sides. Debian packages no fabtests.
+- libfabric: `native/bench/ofi_raw.c`, the same without an engine: `fi_writemsg` with
+  `FI_DELIVERY_COMPLETE`, and
+  `fi_cq_read` on both sides. Debian packages no fabtests. Without an immediate its receiver polls
+  as well, that of pgctl sleeps until it is woken.
 """
 
 
@@ -31,7 +33,7 @@ def section(rows: list[Row], cores: Cores, rounds: int, load: float, command: st
 
 def bars(rows: list[Row]) -> list[str]:
     lines = table.shares_header("pgctl, as % of libfabric in the same round")
-    for mine in (row for row in rows if "pgctl" in row.who):
+    for mine in (row for row in rows if "pgctl" in row.who and row.setting.endswith(" imm")):
         for peer in rows:
             if peer is not mine and peer.setting == mine.setting:
                 lines += table.shares(mine, peer, COLUMNS)
