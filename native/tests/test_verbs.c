@@ -252,6 +252,11 @@ static struct {
 	unsigned exported;
 } fake_gpu;
 
+bool cuda_is_loaded(void)
+{
+	return true;
+}
+
 bool cuda_is_device_memory(const void *ptr)
 {
 	return fake_gpu.at && (const uint8_t *)ptr >= fake_gpu.at &&

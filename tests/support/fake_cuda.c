@@ -2,7 +2,7 @@
  *
  * A CUDA driver that is none: its GPU is 0000:13:00.0, whose memory is the process's own. Says every
  * call that matters on stderr. FAKE_CUDA, the name of a call, makes that one fail; or it is one of the
- * words below. */
+ * words below. With FAKE_CUDA_HOST it says of its memory what is true, that a CPU can reach it. */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
@@ -120,6 +120,8 @@ int cuGetErrorName(int status, const char **name)
 int cuPointerGetAttribute(void *data, int attribute, uint64_t ptr)
 {
 	if (!memory || ptr < (uintptr_t)memory || ptr >= (uintptr_t)memory + size)
+		return 1;
+	if (getenv("FAKE_CUDA_HOST"))
 		return 1;
 	if (attribute == 1)
 		*(void **)data = &context;

@@ -4,6 +4,8 @@ import subprocess
 from pathlib import Path
 
 GPU = "0000:13:00.0"
+HOST = {"FAKE_CUDA_HOST": "1"}
+"""It does not say that its memory is a GPU's, so that shared memory takes it."""
 
 
 def environ(folder):

@@ -86,7 +86,7 @@ def test_a_payload_that_comes_late(loop):
 @pytest.fixture
 def gpu(tmp_path, monkeypatch):
     """Tries to reach a GPU over shared memory: what came of it, and how the process ended."""
-    for name, value in fake_cuda.environ(tmp_path).items():
+    for name, value in (fake_cuda.environ(tmp_path) | fake_cuda.HOST).items():
         monkeypatch.setenv(name, value)
 
     def call(mode="", address=fake_cuda.GPU, deadline_s=60):
@@ -174,7 +174,8 @@ def submit(engine, length, imm, src, dst):
 TransferEngine.submit_single_write = submit
 child.main("gpu_reach", "shm", "", {fake_cuda.GPU!r})
 """
-    variables = [f"{name}={value}" for name, value in fake_cuda.environ(tmp_path).items()]
+    environ = fake_cuda.environ(tmp_path) | fake_cuda.HOST
+    variables = [f"{name}={value}" for name, value in environ.items()]
     good, told = run.ask(["env", *variables, *python(code)], 60)
     assert not good
     assert told.endswith(" of 2097152 bytes that came out of the GPU differ, the first is 0")

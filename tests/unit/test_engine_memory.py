@@ -4,9 +4,13 @@ import array
 import ctypes
 import gc
 import mmap
+import os
+import subprocess
 import sys
 import weakref
+from types import SimpleNamespace
 
+import fake_cuda
 import numpy as np
 import pytest
 
@@ -54,7 +58,15 @@ class ReadOnly:
 
 
 class Cuda:
-    __cuda_array_interface__ = {}  # noqa: RUF012
+    """Has an array on a GPU, or says so."""
+
+    def __init__(self, array, **changed):
+        self.array = array
+        self.__cuda_array_interface__ = array.__array_interface__ | changed
+
+
+class Silent:
+    __array_interface__ = {"shape": (4,)}  # noqa: RUF012
 
 
 @pytest.mark.parametrize(
@@ -68,13 +80,73 @@ class Cuda:
         (bytearray(), PgInvalid, "it has 0 bytes"),
         ("text", TypeError, "str cannot be registered: it has no buffer"),
         (100, TypeError, "int cannot be registered: it has no buffer"),
-        (Cuda(), PgUnsupported, "this build has no CUDA transport"),
+        (Silent(), TypeError, "Silent does not say in its interface where it is"),
+        (Cuda(np.zeros(4)), PgUnsupported, "Cuda is GPU memory, which shm does not register here"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else None,
 )
 def test_memory_that_cannot_be_registered(engine, memory, kind, message):
     with pytest.raises(kind, match=message):
         engine.reg_mr(memory)
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        (
+            Cuda(np.zeros(4), data=(4096, True)),
+            "Cuda cannot be registered: its memory is read-only",
+        ),
+        (Cuda(np.zeros((4, 4))[:, 1]), "its memory is not C-contiguous"),
+        (Cuda(np.zeros(0)), "it has 0 bytes"),
+    ],
+)
+@pytest.mark.usefixtures("reaches_gpus")
+def test_gpu_memory_that_cannot_be_registered(engine, memory, message):
+    with pytest.raises(PgInvalid, match=message):
+        engine.reg_mr(memory)
+
+
+@pytest.mark.usefixtures("reaches_gpus")
+def test_gpu_memory_is_registered_where_it_is(loop):
+    array = np.zeros((2, 8), np.uint32)
+    engine, src, _ = loop
+    region = engine.reg_mr(Cuda(array))
+    assert (region.address, region.length, region.gpu) == (array.ctypes.data, 64, True)
+    src.numpy()[:64] = 7
+    engine.submit_single_write(64, IMM, src, region.desc).wait(30)
+    engine.counter(IMM).wait(1, 30)
+    assert set(array.view("u1").ravel()) == {7}
+    with pytest.raises(PgUnsupported, match="is memory of a GPU, which numpy cannot look at"):
+        region.numpy()
+
+
+@pytest.fixture
+def reaches_gpus(monkeypatch):
+    """As an engine over NICs would; the memory is the host's, so that shm takes it."""
+    caps = SimpleNamespace(caps=SimpleNamespace(gpu=True))
+    monkeypatch.setattr("pgctl.engine.memory.limits_of", lambda _: caps)
+
+
+def test_shm_knows_an_address_on_a_gpu(tmp_path):
+    """Of memory that does not say so itself: the CUDA driver does, which is a fake."""
+    code = f"""
+import ctypes
+from pgctl.active.cuda import gpu_memory
+from pgctl.engine import PgUnsupported, TransferEngine
+
+with gpu_memory({fake_cuda.GPU!r}, 4096, print) as memory, TransferEngine() as engine:
+    there = (ctypes.c_uint8 * 4096).from_address(memory.address)
+    try:
+        engine.reg_mr(there)
+    except PgUnsupported as error:
+        print(error)
+    engine.reg_mr(bytearray(4096)).close()
+"""
+    environ = os.environ | fake_cuda.environ(tmp_path)
+    command = [sys.executable, "-P", "-c", code]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert "shm0: memory of a GPU, which only NICs can reach (verbs, ofi)" in ended.stdout
 
 
 def test_registered_memory_cannot_be_resized_until_it_is_closed(engine):

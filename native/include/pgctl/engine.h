@@ -108,7 +108,8 @@ struct pg_caps {
 	bool exact_failure;       /* a work request that ended with an error of its own, not of its
 				     connection, has not been counted */
 	bool reaches_hosts;       /* peers may be on other hosts */
-	bool gpu;
+	bool gpu;                 /* memory of GPUs can be registered; known when it is opened, so
+				     that CUDA has to be loaded before */
 };
 
 /* The i-th transport of this build, NULL past the last. Order is the order of preference. */

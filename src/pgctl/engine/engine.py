@@ -221,8 +221,10 @@ class TransferEngine(Awaited):
         """Register memory of the caller's where it is, without a copy.
 
         obj: writable and C-contiguous, with the buffer protocol (bytearray, mmap, numpy) or
-        __array_interface__. It is held, and cannot be resized, until the region is closed. Raises
-        TypeError or PgInvalid for what is not so, PgUnsupported for GPU memory.
+        __array_interface__; or memory of a GPU that has __cuda_array_interface__, where the NICs
+        reach it: what a stream still does there is the caller's to wait for. It is held, and
+        cannot be resized, until the region is closed. Raises TypeError or PgInvalid for what is
+        not so, PgUnsupported for GPU memory over shm, or if CUDA was loaded after the engine.
         """
         return memory.reg_mr(self, self._group(group), obj)
 

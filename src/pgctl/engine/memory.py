@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from pgctl._ffi import ffi, lib
+from pgctl.engine.config import limits_of
 from pgctl.engine.held import Held
 from pgctl.engine.native import check, new_error, unsigned
 from pgctl.errors import PgBusy, PgInvalid, PgStale, PgUnsupported
@@ -47,6 +48,7 @@ class MemoryRegion(Held):
         "_window",
         "address",
         "engine",
+        "gpu",
         "length",
         "pointer",
     )
@@ -60,6 +62,7 @@ class MemoryRegion(Held):
         length: int,
         *,
         owned: bool,
+        gpu: bool = False,
     ) -> None:
         super().__init__(group, handle, _forget_region)
         self.engine = engine
@@ -67,6 +70,8 @@ class MemoryRegion(Held):
         """For C: void *."""
         self.address = int(ffi.cast("uintptr_t", pointer))
         self.length = length
+        self.gpu = gpu
+        """Memory of a GPU, which a CPU cannot look at."""
         self._owned = owned
         self._desc: MrDesc | None = None
         self._window: weakref.ref[_Window] | None = None
@@ -91,10 +96,13 @@ class MemoryRegion(Held):
         """The memory as a one-dimensional array, without a copy.
 
         The array keeps the region alive, and the memory of a region that was not closed before. The
-        length must be a multiple of the item's size, else PgInvalid. Raises PgStale after close().
+        length must be a multiple of the item's size, else PgInvalid. Raises PgStale after close(),
+        PgUnsupported for memory of a GPU.
         """
         import numpy as np
 
+        if self.gpu:
+            raise PgUnsupported(f"{self!r} is memory of a GPU, which numpy cannot look at")
         if self.length % (size := np.dtype(dtype).itemsize):
             raise PgInvalid(f"{self!r} is no whole number of items of {size} bytes")
         window = self._window() if self._window else None
@@ -190,41 +198,64 @@ def alloc_mr(
 
 
 def reg_mr(engine: TransferEngine, group: Group, memory: object) -> MemoryRegion:
-    pointer, length, kept = _borrow(memory)
+    described = getattr(memory, "__cuda_array_interface__", None)
+    gpu = described is not None
+    if described is not None:
+        _check_gpu(group, memory)
+        pointer, length, kept = _described(memory, described)
+    else:
+        pointer, length, kept = _borrow(memory)
     handle, error = ffi.new("pg_mr_t *"), new_error()
     group.leave_all()
     check(lib.pg_reg_mr(group.c, pointer, length, handle, error), error)
     group.kept[handle[0]] = kept
-    return MemoryRegion(engine, group, handle[0], pointer, length, owned=False)
+    return MemoryRegion(engine, group, handle[0], pointer, length, owned=False, gpu=gpu)
+
+
+def _check_gpu(group: Group, memory: object) -> None:
+    """Raises PgUnsupported where the group does not reach GPUs."""
+    limits = limits_of(group.c)
+    if not limits.caps.gpu:
+        raise PgUnsupported(
+            f"{type(memory).__name__} is GPU memory, which {limits.transport} does not register "
+            "here: NICs do (verbs, ofi) if CUDA was loaded before the engine was made"
+        )
 
 
 def _borrow(memory: Any) -> tuple[Any, int, object]:
     """Where `memory` is, its bytes, and what keeps it there."""
-    kind = type(memory).__name__
-    if hasattr(memory, "__cuda_array_interface__"):
-        raise PgUnsupported(f"{kind} is GPU memory: this build has no CUDA transport")
     try:
         view = memoryview(memory)
     except (BufferError, TypeError, ValueError):  # numpy gives no buffer of dates, for example
         described = getattr(memory, "__array_interface__", None)
-        if not isinstance(described, dict) or not described.get("data"):
+        if described is None:
             raise TypeError(
-                f"{kind} cannot be registered: it has no buffer and no __array_interface__"
+                f"{type(memory).__name__} cannot be registered: it has no buffer and no "
+                "__array_interface__"
             ) from None
-        address, length, readonly, contiguous = _array_interface(described)
-        pointer, kept = ffi.cast("void *", address), memory
-    else:
-        length, readonly, contiguous = view.nbytes, view.readonly, view.c_contiguous
-        if contiguous and not readonly:
-            kept = ffi.from_buffer(view, require_writable=True)
-            pointer = ffi.cast("void *", kept)
+        return _described(memory, described)
+    _check(memory, view.nbytes, view.readonly, view.c_contiguous)
+    kept = ffi.from_buffer(view, require_writable=True)
+    return ffi.cast("void *", kept), view.nbytes, kept
+
+
+def _described(memory: object, described: Any) -> tuple[Any, int, object]:
+    """The same of what numpy's interface, or CUDA's, says of it."""
+    if not isinstance(described, dict) or not {"data", "shape", "typestr"} <= described.keys():
+        raise TypeError(f"{type(memory).__name__} does not say in its interface where it is")
+    address, length, readonly, contiguous = _array_interface(described)
+    _check(memory, length, readonly, contiguous)
+    return ffi.cast("void *", address), length, memory
+
+
+def _check(memory: object, length: int, readonly: bool, contiguous: bool) -> None:
+    kind = type(memory).__name__
     if readonly:
         raise PgInvalid(f"{kind} cannot be registered: its memory is read-only")
     if not contiguous:
         raise PgInvalid(f"{kind} cannot be registered: its memory is not C-contiguous")
     if not length:
         raise PgInvalid(f"{kind} cannot be registered: it has 0 bytes")
-    return pointer, length, kept
 
 
 def _array_interface(described: dict[str, Any]) -> tuple[int, int, bool, bool]:

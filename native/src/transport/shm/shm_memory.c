@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "transport/shm/shm.h"
+#include "util/cuda.h"
 #include "util/error.h"
 #include "util/random.h"
 
@@ -36,8 +37,14 @@ int shm_mr_reg(struct domain *domain, const struct memory *memory, uint64_t *lke
 	struct regions *r = &shm_domain(domain)->regions;
 	struct region *region;
 	uint64_t random;
-	int rc = random_bytes(&random, sizeof(random));
+	int rc;
 
+	/* Where it is has no meaning to a CPU: the first write would be a crash. */
+	if (memory->fd < 0 && cuda_is_device_memory(memory->base))
+		return error_set(err, -EOPNOTSUPP,
+				 "%s: memory of a GPU, which only NICs can reach (verbs, ofi)",
+				 domain->name);
+	rc = random_bytes(&random, sizeof(random));
 	if (rc)
 		return error_set(err, rc, "no random bytes for a key");
 	lock_acquire(&r->lock);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "transport/verbs/verbs.h"
+#include "util/cuda.h"
 #include "util/error.h"
 #include "util/fork_fds.h"
 
@@ -44,6 +45,7 @@ static int verbs_query(struct pg_caps *caps, struct pg_error *err)
 	if (rc)
 		return -ENODEV;
 	*caps = verbs_caps;
+	caps->gpu = cuda_is_loaded();
 	caps->link_mbit_s = verbs_port_speed(&port.attr);
 	lib->close_device(port.context);
 	return 0;
@@ -266,6 +268,7 @@ static int verbs_open(const struct domain_options *options, struct domain **doma
 	d->lib = lib;
 	d->domain.transport = &transport_verbs;
 	d->domain.caps = verbs_caps;
+	d->domain.caps.gpu = cuda_is_loaded();
 	d->domain.index = options->index;
 	d->domain.fd = -1;
 	list_init(&d->conns);
