@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 from importlib.resources import files
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -43,6 +45,15 @@ def probe(capsys, monkeypatch):
         return out if status < 2 else out + err
 
     return call
+
+
+def test_under_a_launcher_the_first_rank_of_a_host_reports():
+    mpirun = shutil.which("mpirun", path=Path(sys.executable).parent)
+    if mpirun is None:
+        pytest.skip("no mpirun beside this Python: pip install mpich")
+    command = [mpirun, "-n", "3", *PGCTL, "probe", "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    jsonschema.validate(json.loads(done.stdout), SCHEMA)
 
 
 # ---- What it prints

@@ -17,7 +17,7 @@ LOCAL = {"PGCTL_RANK": "1", "PGCTL_SIZE": "2"}
     ("environ", "found"),
     [
         ({}, None),
-        (LOCAL, Launcher("local", "pgctl", 1, 2)),
+        (LOCAL, Launcher("local", "pgctl", 1, 2, 1)),
         (OPEN_MPI, Launcher("mpi", "mpirun (Open MPI)", 2, 4)),
         (HYDRA, Launcher("mpi", "mpirun (PMI)", 1, 3)),
         (HYDRA | {"PMI_SIZE": "1", "PMI_RANK": "0"}, Launcher("mpi", "mpirun (PMI)", 0, 1)),
@@ -36,11 +36,31 @@ LOCAL = {"PGCTL_RANK": "1", "PGCTL_SIZE": "2"}
         (SLURM_SHELL | HYDRA, Launcher("mpi", "mpirun (PMI)", 1, 3)),
         (SLURM_STEP | HYDRA, Launcher("mpi", "mpirun (PMI)", 1, 3)),
         # Ranks that were started from within another launcher's rank.
-        (HYDRA | LOCAL, Launcher("local", "pgctl", 1, 2)),
+        (HYDRA | LOCAL, Launcher("local", "pgctl", 1, 2, 1)),
     ],
 )
 def test_launcher(environ, found):
     assert detect_launcher(environ) == found
+
+
+@pytest.mark.parametrize(
+    ("environ", "first"),
+    [
+        (OPEN_MPI, False),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_RANK": "0"}, True),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_RANK": "0"}, True),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_RANK": "1"}, False),
+        (HYDRA | {"MPI_LOCALRANKID": "0"}, True),
+        (HYDRA | {"MPI_LOCALRANKID": "1"}, False),
+        (SLURM_STEP | {"SLURM_LOCALID": "0"}, True),
+        (SLURM_STEP | {"SLURM_LOCALID": "3"}, False),
+        (LOCAL, False),
+    ],
+)
+def test_the_first_of_a_host(environ, first):
+    launcher = detect_launcher(environ)
+    assert launcher is not None
+    assert launcher.first_of_host is first
 
 
 @pytest.mark.parametrize("name", ["PGCTL_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -49,7 +50,7 @@ def probe(ctx: click.Context, /, **given: Any) -> int:
     """NICs, GPUs, CPUs and how they hang together; the DomainGroups that follow; what is wrong.
 
     Reads only: without --active it moves no bytes, and it changes nothing. Exit status 1 if a check
-    failed.
+    failed. Under mpirun and srun the first rank of each host reports, the others do nothing.
     """
     if given["quiet"] and given["verbose"]:
         raise click.UsageError("-q and -v exclude each other")
@@ -59,7 +60,10 @@ def probe(ctx: click.Context, /, **given: Any) -> int:
         return _tell(ctx, given["explain"])
     if given["transport"] is not None and not given["active"]:
         raise click.UsageError("--transport is what --active tries NICs with, and cannot apply")
-    return _probe(given)
+    from pgctl.cluster import detect_launcher
+
+    launcher = detect_launcher(os.environ)
+    return _probe(given) if launcher is None or launcher.first_of_host else PASS
 
 
 def _tell(ctx: click.Context, explain: str | None) -> int:

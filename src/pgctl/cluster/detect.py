@@ -22,6 +22,13 @@ class Launcher:
     rank: int
     size: int | None
     """None where the launcher does not say."""
+    local_rank: int | None = None
+    """Among those of this host; likewise."""
+
+    @property
+    def first_of_host(self) -> bool:
+        """As far as the launcher says; at least that of the first host is."""
+        return (self.rank if self.local_rank is None else self.local_rank) == 0
 
 
 def detect_launcher(environ: Mapping[str, str]) -> Launcher | None:
@@ -41,11 +48,12 @@ def detect_launcher(environ: Mapping[str, str]) -> Launcher | None:
 
     rank = number("PGCTL_RANK")
     if rank is not None:
-        return Launcher("local", "pgctl", rank, number("PGCTL_SIZE"))
+        return Launcher("local", "pgctl", rank, number("PGCTL_SIZE"), rank)
 
     size, rank = number("OMPI_COMM_WORLD_SIZE"), number("OMPI_COMM_WORLD_RANK")
     if size is not None:
-        return Launcher("mpi", "mpirun (Open MPI)", rank or 0, size)
+        local = number("OMPI_COMM_WORLD_LOCAL_RANK")
+        return Launcher("mpi", "mpirun (Open MPI)", rank or 0, size, local)
 
     pmi_size, pmi_rank = number("PMI_SIZE"), number("PMI_RANK")
     pmix_rank = number("PMIX_RANK")
@@ -53,12 +61,13 @@ def detect_launcher(environ: Mapping[str, str]) -> Launcher | None:
     if step is not None and slurm_rank is not None:
         tasks = number("SLURM_STEP_NUM_TASKS") or number("SLURM_NTASKS") or 1
         if step < _FIRST_SPECIAL_SLURM_STEP and tasks > 1 and pmi_size in (None, tasks):
-            return Launcher("mpi", "srun", slurm_rank, tasks)
+            return Launcher("mpi", "srun", slurm_rank, tasks, number("SLURM_LOCALID"))
         if pmi_size in (None, 1):
             return None
 
     if pmi_size is not None:
-        return Launcher("mpi", "mpirun (PMI)", pmi_rank or 0, pmi_size)
+        local = number("MPI_LOCALRANKID")
+        return Launcher("mpi", "mpirun (PMI)", pmi_rank or 0, pmi_size, local)
     if pmix_rank is not None:
         return Launcher("mpi", "a PMIx launcher", pmix_rank, None)
     return None
