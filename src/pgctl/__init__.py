@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pgctl.engine import ImmCounter, MemoryRegion, MrDesc, NetAddr, PgError, TransferEngine
+    from pgctl.groups import group_configs
 
 __all__ = [
     "ImmCounter",
@@ -19,6 +20,7 @@ __all__ = [
     "PgError",
     "TransferEngine",
     "__version__",
+    "group_configs",
 ]
 
 
@@ -27,6 +29,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("pgctl")
+    if name == "group_configs":
+        from pgctl.groups import group_configs
+
+        return group_configs
     if name in __all__:
         from pgctl import engine
 
