@@ -22,7 +22,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pgctl.bench.spec import ALL_NAMED, Spec
+from pgctl.bench.spec import AS_GROUPED, Spec
 from pgctl.cli import cli
 from pgctl.cli.benchmark import Request, Show
 from pgctl.cli.status import BY_VERDICT, run
@@ -53,7 +53,7 @@ def result(test: str, size: int, gbyte_s: float, mop_s: float, us: float) -> Res
 
 
 def record(spec: Spec, *results: Result, ranks: int = 2) -> Record:
-    nics = spec.nics(ranks)
+    nics = [count or 1 for count in spec.nics(ranks)]
     return Record(
         command=spec.command,
         verdict="pass",
@@ -195,6 +195,7 @@ def over_rdma(spec: Spec) -> Record:
         (Nic("mlx5_0", "0000:18:00.0", 400),),
         path="RC from mlx5_0 to 192.0.2.2, MTU 4096",
         nics_by_rank=(("mlx5_0",), ("mlx5_1",)),
+        groups_by_rank=("0000:18:00.0", "0000:2a:00.0"),
         progress=("inline", "inline"),
         options=spec.nic_options["verbs"],
         ports=ports,
@@ -211,6 +212,7 @@ def test_rdma_devices(shown: Callable[..., str]) -> None:
         bench write    2 ranks on gpu01, pinned to cores 0 and 1
         transport      verbs (mlx5_0 / mlx5_1; gid=3), inline progress; --transport
                        verbs
+        groups         GPU 0000:18:00.0 / 0000:2a:00.0, as pgctl probe prints them
         memory         engine memory, pre-faulted, hot (the same bytes each time)
         path           RC from mlx5_0 to 192.0.2.2, MTU 4096
         traffic        up to 64 writes in flight, each counted by the receiver""")
@@ -222,6 +224,25 @@ def test_rdma_devices(shown: Callable[..., str]) -> None:
         warn           traffic went elsewhere: mlx5_0 of gpu01 has sent 0 B of 1.00 GB
         verified       no, as --no-check asked
         """)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("0", "1"), "group 0 / 1, as pgctl probe prints them"),
+        (("0", "0", "0"), "group 0 at each rank, as pgctl probe prints it"),
+        (("18:00.0", "2a:00.0") * 8, "2 GPUs, as pgctl probe prints them"),
+    ],
+)
+def test_whose_nics_ranks_have(
+    shown: Callable[..., str], names: tuple[str, ...], said: str
+) -> None:
+    def made(spec: Spec) -> Record:
+        came = over_rdma(spec)
+        return replace(came, fabric=replace(came.fabric, groups_by_rank=names))
+
+    out = shown(made, "write", "--transport", "verbs", "--gid-index", "3")
+    assert f"\ngroups         {said}\n" in out
 
 
 def test_a_nic_of_libfabric(shown: Callable[..., str]) -> None:
@@ -487,10 +508,10 @@ def test_what_only_rdma_devices_have_asks_for_them() -> None:
     spec = asked_of("--gid-index", "3", "--mtu", "1024", "--pkey", "0x8001")
     assert (spec.transport, spec.transport_why) == ("verbs", "--gid-index is for RDMA devices")
     assert spec.nic_options["verbs"] == "gid=3,mtu=1024,pkey=32769"
-    assert spec.nics_per_rank == (1,)
+    assert spec.nics_per_rank == (AS_GROUPED,)
     spec = asked_of("--nics", "=mlx5_0", "--transport", "verbs")
     assert (spec.transport_why, spec.nic_names) == ("--transport verbs", "=mlx5_0")
-    assert spec.nics_per_rank == (ALL_NAMED,)
+    assert spec.nics_per_rank == (AS_GROUPED,)
     assert asked_of("--nics", "mlx5", "--nics-per-rank", "2").nics_per_rank == (2,)
 
 

@@ -1,13 +1,17 @@
 """Which transport carries a benchmark, over which NICs, and what these say that they carried."""
 
+from dataclasses import replace
+
 import pytest
 
 from pgctl.bench import fabric
-from pgctl.bench.fabric import Device, Equipment, NoTransportError, choose, deal
-from pgctl.bench.spec import ALL_NAMED, Spec
+from pgctl.bench.fabric import Device, Equipment, NoTransportError, choose, deal, with_devices
+from pgctl.bench.placement import Placement
+from pgctl.bench.spec import AS_GROUPED, Spec
 from pgctl.bench.wire import findings, merge
-from pgctl.engine.config import FabricFacts, Transport
-from pgctl.hardware.selection import SelectionError
+from pgctl.engine.config import FabricFacts
+from pgctl.hardware.facts import read_facts
+from pgctl.hardware.selection import Selection, SelectionError
 from pgctl.report.record import Port
 
 FOUR = ("rxe0", "rxe1", "rxe2", "rxe3")
@@ -21,6 +25,18 @@ def rank(host="a", devices=FOUR, verbs="", shm="", ofi=""):
 
 def spec(transport="verbs", nics=1, **more):
     return Spec(operation="write", transport=transport, nics_per_rank=(nics,), **more)
+
+
+def names(hands):
+    return [hand.nics for hand in hands]
+
+
+def config(transport, asked, mine, worker=None):
+    """What the engine of the only rank gets."""
+    (hand,) = deal(transport, asked, [mine])
+    return fabric.group(
+        transport, hand, Placement(None, 4, False, "inline", 1, worker), mine, asked
+    )
 
 
 # ---- Which transport
@@ -72,32 +88,32 @@ def test_a_transport_that_the_build_has_not():
         ("ab", 2, ["01", "01"]),
         ("abab", 1, ["0", "0", "1", "1"]),
         ("aaaaa", 1, ["0", "1", "2", "3", "0"]),
-        ("aa", ALL_NAMED, ["0123", "0123"]),
+        ("aa", AS_GROUPED, ["0123", "0123"]),
     ],
 )
 def test_ranks_of_a_host_get_different_devices(hosts, nics, hands):
     dealt = deal("verbs", spec(nics=nics), [rank(host) for host in hosts])
-    assert dealt == [tuple(f"rxe{i}" for i in hand) for hand in hands]
+    assert names(dealt) == [tuple(f"rxe{i}" for i in hand) for hand in hands]
 
 
 def test_ranks_with_different_numbers():
     asked = Spec(operation="write", nics_per_rank=(3, 1))
-    assert deal("verbs", asked, [rank(), rank()]) == [("rxe0", "rxe1", "rxe2"), ("rxe3",)]
+    dealt = names(deal("verbs", asked, [rank(), rank()]))
+    assert dealt == [("rxe0", "rxe1", "rxe2"), ("rxe3",)]
 
 
 def test_lanes_are_numbered_at_each_rank():
-    assert deal("shm", spec(nics=2), [rank(), rank()]) == [("shm0", "shm1")] * 2
+    assert names(deal("shm", spec(nics=2), [rank(), rank()])) == [("shm0", "shm1")] * 2
+    assert names(deal("shm", spec(nics=AS_GROUPED), [rank()])) == [("shm0",)]
 
 
 def test_nics_that_libfabric_chooses_are_numbered_until_they_are_named():
-    left = spec("ofi", nics=2)
-    assert deal("ofi", left, [rank(), rank()]) == [("ofi0", "ofi1")] * 2
-    chosen = fabric.group(0, "ofi", ("ofi0", "ofi1"), "inline", left)
-    assert [nic.device for nic in chosen.nics] == ["", ""]
-    named = spec("ofi", nic_names="eth")
-    assert deal("ofi", named, [rank(devices=("eth0", "eth1"))] * 2) == [("eth0",), ("eth1",)]
-    chosen = fabric.group(1, "ofi", ("eth1",), "inline", named)
-    assert [nic.device for nic in chosen.nics] == ["eth1"]
+    left, none = spec("ofi", nics=2), rank(devices=())
+    assert names(deal("ofi", left, [none, none])) == [("ofi0", "ofi1")] * 2
+    assert [nic.device for nic in config("ofi", left, none).nics] == ["", ""]
+    named, eth = spec("ofi", nic_names="eth"), rank(devices=("eth0", "eth1"))
+    assert names(deal("ofi", named, [eth, eth])) == [("eth0",), ("eth1",)]
+    assert [(nic.device, nic.rail) for nic in config("ofi", named, eth).nics] == [("eth0", 0)]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +121,11 @@ def test_nics_that_libfabric_chooses_are_numbered_until_they_are_named():
     [
         ((), 1, "no port of a is up and speaks RC"),
         (("rxe0",), 2, "rank 0 is to have 2 NICs, and a has 1: rxe0"),
-        (tuple("abcde"), ALL_NAMED, "at most 4 NICs, and 5 are meant: a, b, c, d, e; say how many"),
+        (
+            tuple("abcde"),
+            AS_GROUPED,
+            "at most 4 NICs, and 5 are meant: a, b, c, d, e; say how many",
+        ),
     ],
 )
 def test_nics_that_are_not_there(devices, nics, why):
@@ -114,38 +134,149 @@ def test_nics_that_are_not_there(devices, nics, why):
 
 
 def test_a_name_of_no_nic_at_any_rank_is_everybodys_error():
-    nowhere = Equipment("b", {"verbs": ""}, (), "'mlx5_9' is no NIC of this machine: rxe0")
+    nowhere = Equipment("b", {"verbs": ""}, unnamed="'mlx5_9' is no NIC here: rxe0")
     with pytest.raises(SelectionError, match="mlx5_9"):
         deal("verbs", spec(), [rank(), nowhere])
 
 
 def test_options_are_those_of_the_transport():
     asked = spec(nic_options={"verbs": "gid=3", "ofi": "provider=tcp"})
-    over = fabric.group(0, "verbs", ("rxe0",), "inline", asked)
+    over = config("verbs", asked, rank())
     assert [(nic.device, nic.options) for nic in over.nics] == [("rxe0", "gid=3")]
-    assert fabric.group(0, "ofi", ("ofi0",), "inline", asked).nics[0].options == "provider=tcp"
-    assert fabric.group(0, "shm", ("shm0",), "inline", asked).nics[0].options == ""
+    assert config("ofi", asked, rank(devices=())).nics[0].options == "provider=tcp"
+    assert config("shm", asked, rank(devices=())).nics[0].options == ""
 
 
-def test_names_of_libfabrics_nics(monkeypatch):
-    offers = [
-        FabricFacts(provider, "", domain, 0, mbit_s, True, False)
-        for provider, domain, mbit_s in (("tcp", "eth0", 0), ("tcp", "lo", 0), ("efa", "x", 1000))
-    ]
-    here = [Transport("verbs", None, "no RDMA device"), Transport("ofi", None, "")]
-    monkeypatch.setattr(fabric, "transports", lambda: here)
-    monkeypatch.setattr(fabric, "fabric_facts", lambda: ("2.0", offers))
-    found = fabric.own_equipment(spec("ofi", nic_names="eth,x"))
+def offers(monkeypatch, *rows):
+    """What libfabric has: rows of provider, domain and Mbit/s."""
+    facts = [FabricFacts(row[0], "", row[1], 0, row[2], True, False) for row in rows]
+    monkeypatch.setattr(fabric, "fabric_facts", lambda: ("2.0", facts))
+
+
+def test_names_of_libfabrics_nics(monkeypatch, built):
+    machine(monkeypatch, built, "laptop")
+    offers(monkeypatch, ("tcp", "eth0", 0), ("tcp", "lo", 0), ("efa", "x", 1000))
+    found = with_devices(HERE, "ofi", spec("ofi", nic_names="eth,x"), 1)
     assert found.devices == (Device("eth0", None, 0.0), Device("x", None, 1.0))
-    missing = fabric.own_equipment(spec("ofi", nic_names="=eth"))
+    missing = with_devices(HERE, "ofi", spec("ofi", nic_names="=eth"), 1)
     assert missing.unnamed == "'eth' is no NIC of this machine: eth0, lo, x"
-    assert fabric.own_equipment(spec("ofi")).devices == ()
+    assert with_devices(HERE, "ofi", spec("ofi"), 1).devices == ()
+
+
+# ---- What probe prints
+
+HERE = Equipment("a", {})
+
+
+def machine(monkeypatch, built, name):
+    """Is read from now on; a function of a selection."""
+
+    def read(**selection):
+        return read_facts(str(built[name].root), **selection)
+
+    monkeypatch.setattr(fabric, "read_facts", read)
+    return lambda nics="", each=None: read(selection=Selection(nics, nics_per_gpu=each)).groups
+
+
+@pytest.mark.parametrize("asked", ["", "mlx5_1,mlx5_2,mlx5_6", "^mlx5_0"])
+def test_a_rank_has_the_group_that_probe_prints(monkeypatch, built, asked):
+    printed = machine(monkeypatch, built, "cx7")(asked)
+    over = spec(nics=AS_GROUPED, nic_names=asked)
+    mine = with_devices(HERE, "verbs", over, AS_GROUPED)
+    hands = deal("verbs", over, [mine] * 10)
+    assert [hand.group for hand in hands] == [*printed, *printed[:2]]
+    assert fabric.group_names(hands) == tuple(hand.group.gpu for hand in hands)
+    assert [hand.core for hand in hands] == [*(group.cpus[0] for group in printed), None, None]
+
+
+def test_gpus_that_share_a_nic(monkeypatch, built):
+    machine(monkeypatch, built, "shared")
+    over = spec(nics=AS_GROUPED)
+    hands = deal("verbs", over, [with_devices(HERE, "verbs", over, AS_GROUPED)] * 4)
+    assert names(hands) == [("mlx5_0",), ("mlx5_0",), ("mlx5_1",), ("mlx5_1",)]
+
+
+def test_so_many_nics_are_dealt_out_whatever_groups_there_are(monkeypatch, built):
+    """As they are where a sender is to be on one device and a receiver on another."""
+    machine(monkeypatch, built, "cx7")
+    apart = spec(nics=1, nic_names="=mlx5_0,mlx5_4")
+    hands = deal("verbs", apart, [with_devices(HERE, "verbs", apart, 1)] * 2)
+    assert names(hands) == [("mlx5_0",), ("mlx5_4",)]
+    assert [(fabric.group_names(hands), hand.core) for hand in hands] == [((), None)] * 2
+    three = with_devices(HERE, "verbs", spec(nics=3), 3)
+    hands = deal("verbs", spec(nics=3), [three] * 3)
+    assert [nic[-1] for hand in hands for nic in hand.nics] == [*"01234567", "0"]
+    (made,) = config("verbs", apart, with_devices(HERE, "verbs", apart, 1)).nics
+    assert (made.device, made.rail, made.link_mbit_s) == ("mlx5_0", 0, 400_000)
+
+
+def test_nics_without_gpus_are_groups_of_their_nodes(monkeypatch, built):
+    machine(monkeypatch, built, "cx7")
+    known = fabric.read_facts
+
+    def read(**selection):
+        return replace(known(**selection), gpus=())
+
+    monkeypatch.setattr(fabric, "read_facts", read)
+    whole = with_devices(HERE, "verbs", spec(), AS_GROUPED)
+    hands = deal("verbs", spec(nics=AS_GROUPED), [whole] * 3)
+    assert [len(hand.nics) for hand in hands] == [4, 4, 4]
+    assert fabric.group_names(hands) == ("0", "1", "0")
+    assert [hand.core for hand in hands] == [0, 8, 1]
+
+
+EFA = ("rdmap20s0", "rdmap21s0", "rdmap22s0", "rdmap23s0")
+"""The first GPU's."""
+
+
+def test_the_engine_is_configured_with_it(monkeypatch, built):
+    group = machine(monkeypatch, built, "efa32")()[0]
+    offers(monkeypatch, *(("efa", f"{nic}-rdm", 100_000) for nic in EFA))
+    over = spec("ofi", nics=AS_GROUPED)
+    made = config("ofi", over, with_devices(HERE, "ofi", over, AS_GROUPED), worker=group.cpus[0])
+    assert [nic.device for nic in made.nics] == [*EFA] == [*group.nics]
+    assert [nic.rail for nic in made.nics] == [1, 2, 3, 4]
+    assert {(nic.transport, nic.link_mbit_s) for nic in made.nics} == {("ofi", 100_000)}
+    assert made.worker_cpu == group.cpus[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "found"),
+    [
+        ("", "", EFA),
+        ("provider=efa", "", EFA),
+        ("", "provider=efa", EFA),
+        ("provider=tcp", "", ()),
+        ("", "emulated=1,provider=tcp", ()),
+        ("provider=verbs", "provider=tcp", ("rdmap44s0",)),
+        ("provider=verbs;ofi_rxm", "", ("rdmap44s0",)),
+    ],
+)
+def test_rdma_devices_of_the_provider_that_is_meant(monkeypatch, built, options, environ, found):
+    machine(monkeypatch, built, "efa32")
+    efa = [("efa", f"{nic}-rdm", 100_000) for nic in EFA]
+    offers(monkeypatch, *efa, ("verbs;ofi_rxm", "rdmap44s0", 0), ("tcp", "eth0", 0))
+    monkeypatch.setenv("PGCTL_OFI", environ)
+    over = spec("ofi", nic_options={"ofi": options})
+    mine = with_devices(HERE, "ofi", over, AS_GROUPED)
+    assert tuple(device.name for device in mine.devices) == found
+
+
+def test_nics_that_the_transport_cannot_use(monkeypatch, built):
+    """EFA with verbs."""
+    machine(monkeypatch, built, "efa32")
+    mine = with_devices(HERE, "verbs", spec(), AS_GROUPED)
+    with pytest.raises(NoTransportError, match="no port of a is up and speaks RC"):
+        deal("verbs", spec(nics=AS_GROUPED), [mine])
 
 
 def test_a_device_moves_bytes_without_a_thread_of_ours():
-    assert fabric.lanes("verbs", [("rxe0", "rxe1"), ("rxe2",)]) == [1, 1]
-    assert fabric.lanes("ofi", [("eth0", "eth1"), ("eth2",)]) == [1, 1]
-    assert fabric.lanes("shm", [("shm0", "shm1"), ("shm0",)]) == [2, 1]
+    hands = deal("shm", Spec(operation="write", nics_per_rank=(2, 1)), [rank(), rank()])
+    assert [fabric.lanes(name, hands) for name in ("verbs", "ofi", "shm")] == [
+        [1, 1],
+        [1, 1],
+        [2, 1],
+    ]
 
 
 def test_the_rate_of_links_is_known_of_all_or_not_at_all():

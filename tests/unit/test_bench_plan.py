@@ -148,6 +148,22 @@ def test_ranks_of_other_hosts_neither_take_a_core_here_nor_crowd() -> None:
     assert decide(apart, "auto", (1, 4))[0] == Placement(0, 2, False, "inline", 1)
 
 
+def test_cores_of_groups_come_first() -> None:
+    every = seats(range(4), range(4))
+    assert cores(decide(every, "auto", (1, 1), (2, 0))) == [2, 0]
+    worker = decide(every, "worker", (1, 1), (2, 0))
+    assert [(place.cpu, place.worker) for place in worker] == [(None, 2), (None, 0)]
+
+
+@pytest.mark.parametrize("grouped", [(2, None), (2, 2), (2, 9)])
+def test_cores_of_groups_are_for_who_has_one_alone(grouped: tuple[int | None, ...]) -> None:
+    assert cores(decide(seats(range(4), range(4)), "auto", (1, 1), grouped)) == [0, 1]
+
+
+def test_a_launcher_that_has_bound_ranks_knows_better_than_groups() -> None:
+    assert cores(decide(seats((5,), (7,)), "auto", (1, 1), (0, 1))) == [5, 7]
+
+
 # ---- Who has what, and who sends
 
 

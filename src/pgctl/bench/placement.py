@@ -30,14 +30,23 @@ class Placement:
     progress: Progress
     threads: int
     """That move this rank's bytes: lanes that their caller drives take turns on one."""
+    worker: int | None = None
+    """The core of the engine's worker; None: it is not pinned, or there is none."""
 
 
-def decide(seats: Sequence[Seat], progress: Progress, lanes: Sequence[int]) -> list[Placement]:
-    """By rank. A pure function of what all ranks know.
+def decide(
+    seats: Sequence[Seat],
+    progress: Progress,
+    lanes: Sequence[int],
+    grouped: Sequence[int | None] = (),
+) -> list[Placement]:
+    """By rank. A pure function of what all ranks know. grouped: cores that their groups have.
 
-    Workers and lanes are threads that need cores of their own, so that ranks are pinned only where
-    all of their host make progress inline. A launcher that has bound them already is left alone.
+    These are taken where every rank of a host has one of its own. Else, as workers and lanes are
+    threads that need cores, ranks are pinned only where all of their host make progress inline. A
+    launcher that has bound them already is left alone.
     """
+    grouped = grouped or [None] * len(seats)
     modes = [_mode(progress, n) for n in lanes]
     threads = [1 if mode == "inline" else n for mode, n in zip(modes, lanes, strict=True)]
     places = []
@@ -46,12 +55,19 @@ def decide(seats: Sequence[Seat], progress: Progress, lanes: Sequence[int]) -> l
         cores = len({cpu for i in neighbours for cpu in seats[i].cpus})
         crowded = cores < sum(threads[i] for i in neighbours)
         alike = all(seats[i].cpus == mine.cpus and modes[i] == "inline" for i in neighbours)
-        cpu = None
+        apart = len({grouped[i] for i in neighbours}) == len(neighbours)
+        apart = apart and all(grouped[i] in seats[i].cpus for i in neighbours)
+        own = grouped[rank] if apart and not crowded else None
+        cpu = worker = None
         if len(mine.cpus) == 1 and cores >= len(neighbours):
             cpu = mine.cpus[0]
+        elif own is not None and modes[rank] == "worker":
+            worker = own
+        elif own is not None:
+            cpu = own
         elif alike and not crowded:
             cpu = mine.cpus[neighbours.index(rank)]
-        places.append(Placement(cpu, cores, crowded, modes[rank], threads[rank]))
+        places.append(Placement(cpu, cores, crowded, modes[rank], threads[rank], worker))
     return places
 
 

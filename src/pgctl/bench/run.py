@@ -74,11 +74,13 @@ class Benchmark:
 def outline(spec: Spec, ranks: int, argv: Sequence[str]) -> Record:
     """What `ranks` ranks on this host would do. Raises fabric.NoTransportError, SelectionError."""
     host = socket.gethostname()
-    equipment = [fabric.own_equipment(spec)] * ranks
-    transport, why = fabric.choose(spec, equipment)
-    hands = fabric.deal(transport, spec, equipment)
-    lanes = fabric.lanes(transport, hands)
-    places = placement.decide([placement.own_seat(host)] * ranks, spec.progress, lanes)
+    own = fabric.own_equipment()
+    transport, why = fabric.choose(spec, [own] * ranks)
+    counts = spec.nics(ranks)
+    known = {count: fabric.with_devices(own, transport, spec, count) for count in set(counts)}
+    hands = fabric.deal(transport, spec, [known[count] for count in counts])
+    lanes, cores = fabric.lanes(transport, hands), [hand.core for hand in hands]
+    places = placement.decide([placement.own_seat(host)] * ranks, spec.progress, lanes, cores)
     return Record(
         command=spec.command,
         verdict="skip",
@@ -95,8 +97,9 @@ def outline(spec: Spec, ranks: int, argv: Sequence[str]) -> Record:
         fabric=Fabric(
             transport,
             why,
-            tuple(Nic(nic.name, nic.pci, nic.gbit_s) for nic in equipment[0].of(hands[0])),
-            nics_by_rank=tuple(hands),
+            tuple(Nic(nic.name, nic.pci, nic.gbit_s) for nic in known[counts[0]].of(hands[0].nics)),
+            nics_by_rank=tuple(hand.nics for hand in hands),
+            groups_by_rank=fabric.group_names(hands),
             progress=tuple(place.progress for place in places),
             impair=spec.impair,
             options=fabric.options(transport, spec),

@@ -19,6 +19,7 @@ from pgctl.bench.placement import Seat
 from pgctl.bench.spec import MESSAGE_MAX, Spec
 from pgctl.cluster import Cluster
 from pgctl.engine import MemoryRegion, Peer, RemoteRegion, TransferEngine
+from pgctl.hardware.groups import DomainGroup
 from pgctl.report.record import Fabric, Nic, Port
 
 RECEIVES = 256
@@ -55,18 +56,22 @@ class Session:
         """Peers need this rank's progress also while it waits for them."""
         mine = placement.own_seat(socket.gethostname())
         self.seats = [Seat(host, tuple(cpus)) for host, cpus in self.share([mine.host, mine.cpus])]
-        equipment = self._everybodys(fabric.own_equipment(spec))
-        self.transport, self._why = fabric.choose(spec, equipment)
+        own = fabric.own_equipment()
+        self.transport, self._why = fabric.choose(spec, self._everybodys(own))
+        own = fabric.with_devices(own, self.transport, spec, spec.nics(self.size)[self.rank])
+        equipment = self._everybodys(own)
         self.hands = fabric.deal(self.transport, spec, equipment)
+        """What every rank gets."""
+        self.devices = [has.of(hand.nics) for has, hand in zip(equipment, self.hands, strict=True)]
         """The NICs of every rank."""
-        self.devices = [has.of(hand) for has, hand in zip(equipment, self.hands, strict=True)]
-        """What they are."""
-        self.nics = self.hands[self.rank]
+        self.nics = self.hands[self.rank].nics
         lanes = fabric.lanes(self.transport, self.hands)
-        self.places = placement.decide(self.seats, spec.progress, lanes)
+        cores = [hand.core for hand in self.hands]
+        self.places = placement.decide(self.seats, spec.progress, lanes, cores)
         self.placement = self.places[self.rank]
         placement.take(self.placement)
-        group = fabric.group(self.rank, self.transport, self.nics, self.placement.progress, spec)
+        hand = self.hands[self.rank]
+        group = fabric.group(self.transport, hand, self.placement, own, spec)
         self.engine = TransferEngine([group])
         self.maps_peer = self.engine.limits().caps.maps_peer
         """Regions of other ranks can be seen here."""
@@ -115,8 +120,14 @@ class Session:
 
     def _everybodys(self, own: Equipment) -> list[Equipment]:
         return [
-            Equipment(host, refusals, tuple(Device(*device) for device in devices), unnamed)
-            for host, refusals, devices, unnamed in self.share(astuple(own))
+            Equipment(
+                host,
+                refusals,
+                tuple(Device(*device) for device in devices),
+                tuple(DomainGroup(*map(_frozen, group)) for group in groups),
+                unnamed,
+            )
+            for host, refusals, devices, groups, unnamed in self.share(astuple(own))
         ]
 
     def _engine_memory(self, size: int) -> MemoryRegion:
@@ -179,9 +190,15 @@ class Session:
                 for device in self.devices[self.rank]
             ),
             path=self.peers[min(self.peers)].info().path if self.peers else "",
-            nics_by_rank=tuple(self.hands),
+            nics_by_rank=tuple(hand.nics for hand in self.hands),
+            groups_by_rank=fabric.group_names(self.hands),
             progress=tuple(place.progress for place in self.places),
             impair=self.spec.impair,
             options=fabric.options(self.transport, self.spec),
             ports=self.ports,
         )
+
+
+def _frozen(value: Any) -> Any:
+    """A list was a tuple before it was JSON."""
+    return tuple(value) if isinstance(value, list) else value

@@ -20,8 +20,9 @@ RDMA = "verbs"
 """The transport whose NICs are RDMA devices."""
 OFI = "ofi"
 """The transport whose NICs are libfabric's."""
-ALL_NAMED = 0
-"""As a number of NICs: as many as are named."""
+AS_GROUPED = 0
+"""As a number of NICs: those of the DomainGroup that the rank takes; where there are no groups, all
+that are named, or one that the transport chooses."""
 
 DEFAULT_SECONDS = 0.1
 """Per size and measurement, over all cycles."""
@@ -51,7 +52,7 @@ class Spec:
     nic_names: str = ""
     """NICs of the transport, as NCCL_IB_HCA has them; empty: any."""
     nics_per_rank: tuple[int, ...] = (1,)
-    """By rank, or ALL_NAMED; a single number is every rank's."""
+    """By rank, or AS_GROUPED; a single number is every rank's."""
     nic_options: Mapping[str, str] = field(default_factory=dict)
     """By transport: {"verbs": "gid=3,tc=106"}."""
     progress: Literal["auto", "inline", "worker"] = "auto"

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pgctl import cluster
-from pgctl.bench.spec import ALL_NAMED, DEFAULT_SECONDS, MESSAGE_MAX, OFI, PAIRS, RDMA, Spec
+from pgctl.bench.spec import AS_GROUPED, DEFAULT_SECONDS, MESSAGE_MAX, OFI, PAIRS, RDMA, Spec
 from pgctl.cli.options import OFI_FLAGS, RDMA_FLAGS
 from pgctl.cli.status import BY_VERDICT, PASS, as_rank
 from pgctl.profile import Profile, ProfileError, load_profile
@@ -150,12 +150,18 @@ def _over(given: Mapping[str, Any]) -> dict[str, Any]:
         "transport": transport,
         "transport_why": why,
         "nic_names": given["nics"],
-        "nics_per_rank": given["nics_per_rank"] or ((ALL_NAMED,) if given["nics"] else (1,)),
+        "nics_per_rank": given["nics_per_rank"] or _default_nics(transport),
         "nic_options": {
             RDMA: _joined({_OPTIONS.get(name, name): value for name, value in rdma.items()}),
             OFI: _joined({**profile.ofi, **_given(given, OFI_FLAGS)}),
         },
     }
+
+
+def _default_nics(transport: str) -> tuple[int, ...]:
+    """One lane where it can be nothing but shared memory, as it is between ranks started here."""
+    alone = transport == "auto" and cluster.detect_launcher(os.environ) is None
+    return (1,) if alone or transport == "shm" else (AS_GROUPED,)
 
 
 _NICS_OF = {RDMA: "RDMA devices", OFI: "libfabric"}

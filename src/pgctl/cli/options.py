@@ -256,8 +256,8 @@ _FLAGS: dict[str, Decorator] = {
         type=Counts(1, 4),
         metavar="N[,N...]",
         help="NICs of each rank, or lanes of shared memory: 1 to 4 for all, or one number per "
-        "rank: 4,1. Ranks of one host get different NICs if there are enough.  [default: 1, or "
-        "all that --nics names]",
+        "rank: 4,1. Ranks of one host get different NICs if there are enough.  [default: one lane, "
+        "or the NICs of the DomainGroup of that number, as probe prints them]",
     ),
     "nic_names": click.option(
         "--nics",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pgctl.hardware import pci
@@ -110,10 +110,8 @@ def read_facts(
     nics = asked_for(wanted, nics)
     meant = choose_gpus(wanted.gpus, [gpu.pci for gpu in gpus])
     gpus = tuple(gpu for gpu in gpus if gpu.pci in meant)
-    gpu_spots = {
-        gpu.pci: Spot(gpu.pci, gpu.pci, numa_of(tree.devices.get(gpu.pci), cpus)) for gpu in gpus
-    }
-    nic_spots = {nic.name: Spot(nic.name, nic.pci, nic.numa) for nic in nics}
+    gpu_spots = {gpu.name: gpu for gpu in _gpu_spots(gpus, tree, cpus)}
+    nic_spots = {nic.name: nic for nic in _nic_spots(nics)}
     return Facts(
         root=sysroot,
         real=root.live,
@@ -141,6 +139,21 @@ def read_facts(
             wanted.nics_per_gpu,
         ),
     )
+
+
+def regrouped(facts: Facts, names: Container[str]) -> tuple[DomainGroup, ...]:
+    """The groups as they are when only NICs of these names are meant."""
+    meant = [nic for nic in facts.nics if nic.name in names and nic.active is not False]
+    gpus = _gpu_spots(facts.gpus, facts.tree, facts.cpus)
+    return make_groups(facts.tree, gpus, _nic_spots(meant), facts.cpus, None)
+
+
+def _gpu_spots(gpus: Iterable[Gpu], tree: PciTree, cpus: Cpus) -> list[Spot]:
+    return [Spot(gpu.pci, gpu.pci, numa_of(tree.devices.get(gpu.pci), cpus)) for gpu in gpus]
+
+
+def _nic_spots(nics: Iterable[Nic]) -> list[Spot]:
+    return [Spot(nic.name, nic.pci, nic.numa) for nic in nics]
 
 
 def _open(sysroot: str) -> Root:

@@ -35,6 +35,8 @@ class Line:
 def header(record: Record) -> list[Line]:
     """What was measured, over what, and why over that."""
     lines = [Line(record.command, _ranks(record)), Line("transport", _fabric(record))]
+    if record.fabric.groups_by_rank:
+        lines.append(Line("groups", _groups(record.fabric.groups_by_rank)))
     if record.fabric.impair:
         lines.append(Line("impaired", f"{record.fabric.impair}, seed {record.run.seed}", _BAD))
     parameters = record.run.parameters
@@ -97,6 +99,16 @@ def _fabric(record: Record) -> str:
     nics = _nics(fabric) + (f"; {fabric.options}" if fabric.options else "")
     text = f"{fabric.transport} ({nics}), {_progress(fabric.progress)}"
     return f"{text}; {fabric.why}" if fabric.why else text
+
+
+def _groups(names: Sequence[str]) -> str:
+    """Whose NICs ranks have."""
+    different = len(set(names))
+    noun = "GPU" if ":" in names[0] else "group"
+    if different == 1:
+        return f"{noun} {names[0]} at each rank, as pgctl probe prints it"
+    which = f"{noun} {' / '.join(names)}" if len(names) <= _MANY else f"{different} {noun}s"
+    return f"{which}, as pgctl probe prints them"
 
 
 def _nics(fabric: Fabric) -> str:

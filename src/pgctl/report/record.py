@@ -72,6 +72,9 @@ class Fabric:
     """How bytes reach the peer's memory."""
     nics_by_rank: tuple[tuple[str, ...], ...] = ()
     """As the next; empty: it did not come to that."""
+    groups_by_rank: tuple[str, ...] = ()
+    """Which DomainGroup of its host a rank has, as probe prints it: its GPU, or its number; empty
+    where NICs were taken otherwise."""
     progress: tuple[str, ...] = ()
     impair: str = ""
     """What went wrong on purpose, with the seed of the run; empty: nothing."""

@@ -14,9 +14,12 @@ PATIENCE_S = 60
 
 def bench(operation, *args):
     """The record of a quick run."""
-    quick = ("-n", "20", "-N", "1", "-T", "20", "--json", "-")
+    return record_of("bench", operation, "-n", "20", "-N", "1", "-T", "20", *args)
+
+
+def record_of(*args):
     ended = subprocess.run(
-        [*PGCTL, "bench", operation, *quick, *args],
+        [*PGCTL, *args, "--json", "-"],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -26,8 +29,17 @@ def bench(operation, *args):
     return json.loads(ended.stdout)
 
 
+@pytest.mark.parametrize("nics", [(), ("--nics", "^rxe2")], ids=["all", "some"])
+def test_ranks_have_the_group_that_probe_prints(nics):
+    (group,) = record_of("probe", *nics)["domain_groups"]
+    fabric = bench("write", "--transport", "verbs", "--sizes", "64K", "--check", *nics)["fabric"]
+    assert fabric["nics_by_rank"] == [group["nics"]] * 2
+    assert fabric["groups_by_rank"] == ["0", "0"]
+
+
 def test_ranks_have_different_devices_which_count_the_payload():
-    record = bench("write", "--transport", "verbs", "--sizes", "8,64K", "--check")
+    one = ("--nics-per-rank", "1")
+    record = bench("write", "--transport", "verbs", "--sizes", "8,64K", "--check", *one)
     fabric = record["fabric"]
     assert fabric["nics_by_rank"] == [["rxe0"], ["rxe1"]]
     assert fabric["path"].startswith("RC from rxe0 to 192.0.2.2")
