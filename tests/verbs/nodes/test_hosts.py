@@ -10,7 +10,7 @@ def test_rails_join_and_control_goes_over_tcp(hosts):
     h = hosts()
     h.start_rounds()
     h.more_rounds(3)
-    assert [(each.nic, each.peer_nic) for each in h.a.connections()] == [(0, 0), (1, 1)]
+    assert h.pairs() == [(0, 0), (1, 1)]
     info = h.a.info()
     assert not info.local
     assert "RC from rxe0 to 192.0.2.2, MTU 4096" in info.path
@@ -44,7 +44,7 @@ def test_a_nic_that_goes_down_and_comes_back(hosts):
         after = h.carried()
         assert after[0] > before[0]
         assert after[1] == before[1]
-        assert [(each.nic, each.peer_nic) for each in h.a.connections()] == [(0, 0)]
+        assert h.pairs() == [(0, 0)]
     assert h.told(h.a, "nic_up") == 1
     h.world.until(lambda: len(h.a.connections()) == 2, "the second connection")
     before = h.carried()
@@ -77,7 +77,7 @@ def test_a_device_that_is_deleted(hosts, whose):
         h.more_rounds(10)
         # One between the rails may be kept in reserve.
         dead = (1, None) if whose == "writer" else (None, 1)
-        pairs = [(each.nic, each.peer_nic) for each in h.a.connections()]
+        pairs = h.pairs()
         assert (0, 0) in pairs
         assert not any(nic == dead[0] or peer_nic == dead[1] for nic, peer_nic in pairs)
 
@@ -97,12 +97,4 @@ def test_a_killed_process_is_found_dead_and_named(hosts, which):
     h = hosts()
     h.start_rounds()
     h.more_rounds(3)
-    dead = "ab".index(which)
-    party = h.parties[1 - dead]
-    name = party.info().incarnation[:8]
-    h.processes[dead].kill()
-    h.world.until(lambda: party.rounds()[1], "an error")
-    h.world.until(lambda: party.info().status, "its death")
-    kind, peer, why = party.news()[-1]
-    assert (kind, peer) == ("peer_down", 0)
-    assert f"peer {name}" in why
+    h.kill(which)
