@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from required import REQUIRED, do_without
 
 from pgctl.engine import TransferEngine, transports
 from pgctl.engine.config import transport_names
-
-REQUIRED = [name for name in os.environ.get("PGCTL_REQUIRE", "").split(",") if name]
-
 
 FAKE_EFA = Path(__file__).parent.parent / "build/test-c/native/libfabric_fake_efa.so"
 PROVIDERS = {
@@ -57,7 +55,7 @@ def ways(impairments):
 def pytest_generate_tests(metafunc):
     if "transport" in metafunc.fixturenames:
         known = list(ways(getattr(metafunc.module, "IMPAIRMENTS", {})))
-        names = [way.name for way in known]
+        names = ["hosts", *(way.name for way in known)]
         if unknown := [name for name in REQUIRED if name not in names]:
             raise pytest.UsageError(f"PGCTL_REQUIRE: no transport is named {', '.join(unknown)}")
         params = [pytest.param(way, id=way.name, marks=way.marks) for way in known]
@@ -73,8 +71,7 @@ def transport(request, monkeypatch):
     monkeypatch.setenv("PGCTL_OFI", way.options)  # read by every engine, here and elsewhere
     transport = next(each for each in transports() if each.name == way.transport)
     if transport.caps is None:
-        refuse = pytest.fail if way.name in REQUIRED else pytest.skip
-        refuse(f"{way.name}: {transport.reason}")
+        do_without(way.name, transport.reason)
     monkeypatch.setenv("PGCTL_IMPAIR", way.impair)  # likewise
     with TransferEngine(transport=transport.name) as engine:
         return replace(transport, caps=engine.limits().caps)
