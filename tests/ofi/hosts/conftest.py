@@ -42,7 +42,7 @@ def ofi():
     """The transport is there."""
     offered = {transport.name: transport.reason for transport in transports()}
     if reason := offered["ofi"]:
-        do_without("ofi", reason)
+        do_without("ofi:tcp", reason)
 
 
 @pytest.fixture
