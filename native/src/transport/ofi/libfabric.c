@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "util/error.h"
+#include "util/signals.h"
 
 #define LIBRARY "libfabric.so.1"
 #define MAX_OPENED 8
@@ -96,12 +97,28 @@ static struct opened *find_opened(const char *path)
 	return &opened[n_opened++];
 }
 
+int libfabric_getinfo(const struct libfabric *lib, const struct fi_info *hints,
+		      struct fi_info **list)
+{
+	struct signals signals;
+	int rc;
+
+	*list = NULL;
+	signals_save(&signals);
+	rc = lib->getinfo(lib->api, NULL, NULL, 0, hints, list);
+	signals_restore(&signals);
+	return rc;
+}
+
 const struct libfabric *libfabric(const char *path, struct pg_error *err)
 {
+	struct signals signals;
 	struct opened *o;
 
 	pthread_mutex_lock(&lock);
+	signals_save(&signals);
 	o = find_opened(path);
+	signals_restore(&signals);
 	pthread_mutex_unlock(&lock);
 	if (o && !o->missing[0])
 		return &o->lib;

@@ -34,6 +34,10 @@ struct libfabric {
 	const char *path; /* where it is, as far as that is known */
 };
 
+/* fi_getinfo, which opens the providers. Those of psm and shm take signals over, which is undone. */
+int libfabric_getinfo(const struct libfabric *lib, const struct fi_info *hints,
+		      struct fi_info **list);
+
 /* The library at path ("": where it usually is), opened once and for good; NULL and the reason. Any
  * thread. */
 const struct libfabric *libfabric(const char *path, struct pg_error *err);

@@ -15,6 +15,7 @@
 #include "util/error.h"
 #include "util/fork_fds.h"
 #include "util/log.h"
+#include "util/signals.h"
 
 #define CQ_ENTRIES 8192
 #define SLACK (1u << 17)
@@ -257,6 +258,7 @@ static int open_all(struct ofi_domain *d, const struct domain_options *options,
 		    struct pg_error *err)
 {
 	int rc = ofi_options_parse(options->options, &d->options, err);
+	struct signals signals;
 
 	if (rc)
 		return rc;
@@ -281,7 +283,9 @@ static int open_all(struct ofi_domain *d, const struct domain_options *options,
 	d->domain.if_silent = if_silent(d);
 	if (options->link_mbit_s)
 		d->domain.caps.link_mbit_s = options->link_mbit_s;
+	signals_save(&signals);
 	rc = open_fabric(d, err);
+	signals_restore(&signals);
 	if (!rc)
 		rc = open_fd(d, err);
 	if (!rc)

@@ -145,8 +145,7 @@ static int list(const struct libfabric *lib, bool hmem, struct fi_info **all, st
 	hints->domain_attr->control_progress = FI_PROGRESS_MANUAL;
 	hints->domain_attr->data_progress = FI_PROGRESS_MANUAL;
 	hints->domain_attr->cq_data_size = 4;
-	*all = NULL;
-	rc = lib->getinfo(lib->api, NULL, NULL, 0, hints, all);
+	rc = libfabric_getinfo(lib, hints, all);
 	lib->freeinfo(hints);
 	if (!rc || rc == -FI_ENODATA)
 		return 0;

@@ -10,6 +10,7 @@
 #include "transport/ofi/ofi.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/signals.h"
 
 /* As in newer headers of libfabric. */
 #define OPT_EFA_EMULATED_WRITE (-(0xefa << 16) + 2)
@@ -144,13 +145,16 @@ int ofi_endpoint_open(struct ofi_domain *d, bool receives, struct ofi_endpoint *
 		      struct pg_error *err)
 {
 	struct ofi_endpoint *e = calloc(1, sizeof(*e));
+	struct signals signals;
 	int rc;
 
 	if (!e)
 		return error_set(err, -ENOMEM, "no memory for an endpoint");
 	list_init(&e->link);
 	list_init(&e->sends);
+	signals_save(&signals); /* shm takes some over here */
 	rc = open_fid(d, e, err);
+	signals_restore(&signals);
 	if (!rc && receives)
 		rc = open_receives(d, e, err);
 	if (!rc && receives)

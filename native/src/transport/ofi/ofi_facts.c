@@ -30,8 +30,7 @@ static int list_offers(const struct libfabric *fabric, uint64_t caps, struct fi_
 	hints->mode = MODES;
 	hints->ep_attr->type = FI_EP_RDM;
 	hints->domain_attr->mr_mode = MR_MODES | (caps & FI_HMEM ? FI_MR_HMEM : 0);
-	*list = NULL;
-	rc = fabric->getinfo(fabric->api, NULL, NULL, 0, hints, list);
+	rc = libfabric_getinfo(fabric, hints, list);
 	fabric->freeinfo(hints);
 	if (!rc || rc == -FI_ENODATA)
 		return 0;

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/signals.h"
+
+#include <stddef.h>
+
+static const int kept[] = {
+	SIGABRT, SIGBUS,  SIGFPE,  SIGHUP,  SIGILL,  SIGINT,
+	SIGPIPE, SIGQUIT, SIGSEGV, SIGTERM, SIGTRAP,
+};
+
+#define N_KEPT (sizeof(kept) / sizeof(kept[0]))
+
+_Static_assert(N_KEPT <= SIGNALS_MAX, "they fit");
+
+void signals_save(struct signals *s)
+{
+	for (size_t i = 0; i < N_KEPT; i++)
+		sigaction(kept[i], NULL, &s->were[i]);
+}
+
+void signals_restore(const struct signals *s)
+{
+	struct sigaction now;
+
+	for (size_t i = 0; i < N_KEPT; i++)
+		if (!sigaction(kept[i], NULL, &now) && now.sa_sigaction != s->were[i].sa_sigaction)
+			sigaction(kept[i], &s->were[i], NULL);
+}
