@@ -6,8 +6,9 @@
  */
 #include <sys/mman.h>
 
+#include "nic_ends.h"
+#include "transport/verbs/verbs.h"
 #include "util/cuda.h"
-#include "verbs_ends.h"
 
 /* ---- What goes well ---- */
 
@@ -343,9 +344,9 @@ int main(void)
 {
 	struct end a, b;
 
-	need_device();
-	open_end(&a, 0, "");
-	open_end(&b, 1, "imms=128");
+	need_nic(&transport_verbs);
+	open_end(&a, &transport_verbs, 0, "");
+	open_end(&b, &transport_verbs, 1, "imms=128");
 	test_sizes(&a, &b);
 	test_messages(&a, &b);
 	test_message_flood(&a, &b);

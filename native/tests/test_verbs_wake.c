@@ -6,7 +6,8 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#include "verbs_ends.h"
+#include "nic_ends.h"
+#include "transport/verbs/verbs.h"
 
 #define SETTLE 20000000ull
 
@@ -123,9 +124,9 @@ int main(void)
 {
 	struct end a, b;
 
-	need_device();
-	open_end(&a, 0, "");
-	open_end(&b, 1, "");
+	need_nic(&transport_verbs);
+	open_end(&a, &transport_verbs, 0, "");
+	open_end(&b, &transport_verbs, 1, "");
 	test_ring_that_others_heard(&a, &b);
 	test_messages_that_wait(&a, &b);
 	test_reach_of_the_handshake(&a, &b);

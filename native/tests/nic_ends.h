@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Two ends of a connection of the verbs transport, between two ports of this machine.
+ * Two ends of a connection of a transport whose NICs are asked for by number, between two of this machine.
  */
-#ifndef PGCTL_TESTS_VERBS_ENDS_H
-#define PGCTL_TESTS_VERBS_ENDS_H
+#ifndef PGCTL_TESTS_NIC_ENDS_H
+#define PGCTL_TESTS_NIC_ENDS_H
 
 #include <errno.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "transport/verbs/verbs.h"
+#include "transport/transport.h"
 #include "util/clock.h"
 
 #define MEM (4ull << 20)
@@ -19,22 +19,27 @@
 #define MAX_ENDED 1024
 
 struct end {
+	const struct transport *t;
 	struct domain *d;
 	struct conn *c;
 	struct offer offer;
 	uint8_t *mem;
 	uint64_t lkey, key;
-	unsigned take; /* messages at a time */
+	unsigned max, take; /* arrivals at a time, messages among them */
+	struct end *beside; /* another connection of its NIC */
 
 	/* What was reported of the connection. */
 	unsigned imms, msgs, done, failed, dead, stopped, fenced;
 	int status[MAX_ENDED]; /* of work requests, by id; 1: not ended */
 	int dead_status;
+	unsigned nic_events; /* of the NIC, since it was opened */
+	int nic_status;
 	uint8_t message[PG_MSG_MAX];
 	uint32_t message_len, imm;
 };
 
-static inline void open_end(struct end *e, unsigned index, const char *text)
+static inline void open_end(struct end *e, const struct transport *t, unsigned index,
+			    const char *text)
 {
 	struct domain_options options = {
 		.device = "", .options = text, .index = index, .cpu = -1, .max_peers = 16
@@ -43,54 +48,81 @@ static inline void open_end(struct end *e, unsigned index, const char *text)
 	struct pg_error err = { 0 };
 
 	memset(e, 0, sizeof(*e));
+	e->t = t;
+	e->max = 8;
 	e->take = 16;
 	/* With one device only, both ends are at its port. */
-	if (transport_verbs.open(&options, &e->d, &err)) {
+	if (t->open(&options, &e->d, &err)) {
 		options.index = 0;
-		if (transport_verbs.open(&options, &e->d, &err))
+		if (t->open(&options, &e->d, &err))
 			check_failed(__FILE__, __LINE__, err.text);
 	}
 	e->mem = memory.base = calloc(1, MEM);
 	CHECK(e->mem);
-	CHECK(transport_verbs.mr_reg(e->d, &memory, &e->lkey, &e->key, NULL) == 0);
+	CHECK(t->mr_reg(e->d, &memory, &e->lkey, &e->key, NULL) == 0);
+}
+
+/* Another connection of its NIC, to the same memory; whichever is polled, both hear of theirs. */
+static inline void open_beside(struct end *e, struct end *first)
+{
+	*e = *first;
+	e->c = NULL;
+	e->beside = first;
+	first->beside = e;
 }
 
 static inline void close_end(struct end *e)
 {
-	transport_verbs.mr_dereg(e->d, e->lkey);
-	transport_verbs.close(e->d);
+	e->t->mr_dereg(e->d, e->lkey);
+	e->t->close(e->d);
 	free(e->mem);
+}
+
+/* Opens our half; nothing was reported of it. */
+static inline void open_half(struct end *e)
+{
+	struct pg_error err = { 0 };
+
+	e->imms = e->msgs = e->done = e->failed = e->dead = e->stopped = e->fenced = 0;
+	for (unsigned k = 0; k < MAX_ENDED; k++)
+		e->status[k] = 1;
+	if (e->t->conn_open(e->d, &e->c, &e->offer, &err))
+		check_failed(__FILE__, __LINE__, err.text);
+}
+
+static inline void attach_half(struct end *e, const struct end *peer)
+{
+	struct pg_error err = { 0 };
+
+	if (e->t->conn_attach(e->c, &peer->offer, &err))
+		check_failed(__FILE__, __LINE__, err.text);
 }
 
 static inline void connect_ends(struct end *a, struct end *b)
 {
-	struct end *ends[2] = { a, b };
-
-	for (unsigned i = 0; i < 2; i++) {
-		struct end *e = ends[i];
-
-		e->imms = e->msgs = e->done = e->failed = e->dead = e->stopped = e->fenced = 0;
-		for (unsigned k = 0; k < MAX_ENDED; k++)
-			e->status[k] = 1;
-		CHECK(transport_verbs.conn_open(e->d, &e->c, &e->offer, NULL) == 0);
-	}
-	for (unsigned i = 0; i < 2; i++) {
-		struct pg_error err = { 0 };
-
-		if (transport_verbs.conn_attach(ends[i]->c, &ends[!i]->offer, &err))
-			check_failed(__FILE__, __LINE__, err.text);
-	}
+	open_half(a);
+	open_half(b);
+	attach_half(a, b);
+	attach_half(b, a);
 }
 
 static inline void disconnect(struct end *a, struct end *b)
 {
-	transport_verbs.conn_close(a->c);
-	transport_verbs.conn_close(b->c);
+	a->t->conn_close(a->c);
+	b->t->conn_close(b->c);
+	a->c = b->c = NULL;
 }
 
 static inline void take(struct end *e, const struct arrival *a)
 {
-	CHECK(a->kind == ARRIVAL_NIC || a->conn == e->c);
+	if (a->kind == ARRIVAL_NIC) {
+		e->nic_events++;
+		e->nic_status = a->status;
+		return;
+	}
+	if (a->conn != e->c && e->beside)
+		e = e->beside;
+	CHECK(a->conn == e->c);
 	CHECK(!e->fenced || a->kind == ARRIVAL_DONE);
 	switch (a->kind) {
 	case ARRIVAL_IMM:
@@ -125,9 +157,10 @@ static inline void take(struct end *e, const struct arrival *a)
 
 static inline void poll_end(struct end *e)
 {
-	struct arrival arrivals[8];
-	unsigned n = transport_verbs.poll(e->d, arrivals, 8, e->take);
+	struct arrival arrivals[64];
+	unsigned n = e->t->poll(e->d, arrivals, e->max, e->take);
 
+	CHECK(n <= e->max);
 	for (unsigned i = 0; i < n; i++)
 		take(e, &arrivals[i]);
 }
@@ -178,24 +211,52 @@ static inline struct wr write_of(struct end *a, struct end *b, uint64_t id, uint
 			    .len = len,
 			    .lkey = a->lkey,
 			    .raddr = (uintptr_t)b->mem + at,
+			    .rbase = (uintptr_t)b->mem,
 			    .rkey = b->key };
 }
 
 static inline int post(struct end *a, const struct wr *wr)
 {
-	int rc = transport_verbs.post(a->c, wr, 1, NULL);
+	int rc = a->t->post(a->c, wr, 1, NULL);
 
-	transport_verbs.flush(a->c);
+	a->t->flush(a->c);
 	return rc;
 }
 
-/* Exits where there is no device. */
-static inline void need_device(void)
+static inline void check_in_time(const struct end *e, uint64_t end, int line)
+{
+	char text[128] = "";
+
+	if (clock_ns() < end)
+		return;
+	if (e->c && e->t->describe)
+		e->t->describe(e->c, text, sizeof(text));
+	fprintf(stderr, "%u done, %u failed, %u and %u have come; %s\n", e->done, e->failed,
+		e->imms, e->msgs, text);
+	check_failed(__FILE__, line, "it comes in time");
+}
+
+/* Some take the first only when they have met the peer. */
+static inline void post_soon(struct end *a, struct end *b, const struct wr *wr)
+{
+	uint64_t end = clock_ns() + 10 * SECOND;
+	int rc;
+
+	while ((rc = post(a, wr)) == -EAGAIN) {
+		poll_end(a);
+		poll_end(b);
+		check_in_time(a, end, __LINE__);
+	}
+	CHECK_EQ(rc, 1);
+}
+
+/* Exits where there is none. */
+static inline void need_nic(const struct transport *t)
 {
 	struct pg_error err = { 0 };
 	struct pg_caps caps;
 
-	if (!transport_verbs.query(&caps, &err))
+	if (!t->query(&caps, &err))
 		return;
 	printf("skipped: %s\n", err.text);
 	exit(77);
