@@ -13,12 +13,10 @@
 
 #include "transport/ofi/ofi.h"
 #include "util/error.h"
-#include "util/fork_fds.h"
 #include "util/log.h"
 #include "util/signals.h"
 
 #define CQ_ENTRIES 8192
-#define SLACK (1u << 17)
 #define PAGE 4096
 #define PACKETS_BYTES (OFI_BUFFERS * sizeof(struct ofi_packet))
 
@@ -123,14 +121,17 @@ static int open_fabric(struct ofi_domain *d, struct pg_error *err)
 static int open_fd(struct ofi_domain *d, struct pg_error *err)
 {
 	const int fds[] = { d->cq_fd, d->nap_fd, ofi_link_fd(d) };
-	struct epoll_event event = { .events = EPOLLIN };
+	struct epoll_event event;
 
 	d->domain.fd = epoll_create1(EPOLL_CLOEXEC);
 	if (d->domain.fd < 0)
 		return error_set(err, -errno, "epoll: %m");
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i < 3; i++) {
+		event = (struct epoll_event){ .events = EPOLLIN | (i ? 0 : EPOLLET),
+					      .data.fd = fds[i] };
 		if (fds[i] >= 0 && epoll_ctl(d->domain.fd, EPOLL_CTL_ADD, fds[i], &event))
 			return error_set(err, -errno, "cannot watch %s: %m", d->domain.name);
+	}
 	return 0;
 }
 
@@ -156,6 +157,7 @@ static int open_memory(struct ofi_domain *d, struct pg_error *err)
 		return error_set(err, -ENOMEM, "no memory for what is sent");
 	for (unsigned i = 0; i < OFI_SENDS; i++)
 		list_append(&d->free_sends, &d->sends[i].link);
+	d->n_free = OFI_SENDS;
 	for (uint32_t i = 0; i < OFI_BUFFERS; i++)
 		d->spare[d->n_spare++] = i;
 	if (d->local_mr)
@@ -175,8 +177,8 @@ static void close_fid(struct fid *fid)
 
 static void destroy(struct ofi_domain *d)
 {
+	CLOSE(d->zero_mr); /* first, as it may be bound to an endpoint */
 	ofi_endpoints_free(d);
-	CLOSE(d->zero_mr);
 	CLOSE(d->packets_mr);
 	CLOSE(d->cq);
 	CLOSE(d->av);
@@ -249,7 +251,6 @@ static void read_modes(struct ofi_domain *d)
 	d->wide = d->nic.info->domain_attr->cq_data_size >= sizeof(uint64_t);
 	d->offsets = !(modes & FI_MR_VIRT_ADDR);
 	d->local_mr = modes & FI_MR_LOCAL;
-	d->slack = SLACK;
 	if (d->wide)
 		d->nic.info->caps &= ~FI_SOURCE;
 }

@@ -105,16 +105,20 @@ struct ofi_receive {
 	struct ofi_packet *packet;
 };
 
+/* How far the completion queue has been read. */
+struct ofi_mark {
+	uint64_t taken, empty; /* completions, and how often there were none */
+};
+
 struct ofi_endpoint {
-	struct fid_ep *fid; /* NULL: it is closed */
-	struct list link;   /* in domain->closed then */
+	struct fid_ep *fid; /* NULL: it is closed; others in domain->closed refused to be */
+	struct list link;   /* in domain->closed, when no connection uses it any more */
 	struct list sends;  /* in flight */
 	unsigned refs;      /* connections, */
 	unsigned users;     /* and those of them that were not stopped */
 	uint32_t name_len;
 	uint8_t name[OFI_NAME];
-	/* When it was closed, as read_all() has it. */
-	uint64_t closed_taken, closed_empty;
+	struct ofi_mark closed;
 	/* Only of one that receives messages. */
 	struct ofi_receive *receives;
 	struct ofi_packet *packets;
@@ -136,7 +140,9 @@ struct ofi_conn {
 	int status;                   /* not 0: it broke */
 	bool attached, dead_told;
 	bool stopping, stopped_told, fencing, fenced_told;
-	uint64_t fence_ns; /* when what is still under way has landed, at the latest */
+	uint64_t fence_ns;     /* when what is still under way has landed, at the latest; */
+	bool settled;          /* it has, */
+	struct ofi_mark fence; /* by then */
 };
 
 struct ofi_link; /* ofi_link.c */
@@ -151,10 +157,9 @@ struct ofi_domain {
 	struct fid_domain *fid;
 	struct fid_av *av;
 	struct fid_cq *cq;
-	bool wide;      /* 64 bits go with an immediate, so that it names its connection */
-	bool offsets;   /* peers' memory is addressed from the beginning of a region */
-	bool local_mr;  /* what is sent from has to be registered */
-	uint64_t slack; /* more than a completion queue can hold */
+	bool wide;     /* 64 bits go with an immediate, so that it names its connection */
+	bool offsets;  /* peers' memory is addressed from the beginning of a region */
+	bool local_mr; /* what is sent from has to be registered */
 	struct ofi_endpoint *messenger, *writer; /* of all connections; opened for the first */
 	struct list closed;
 
@@ -166,8 +171,9 @@ struct ofi_domain {
 
 	struct ofi_send *sends;
 	struct list free_sends;
+	unsigned n_free;
 	struct list ended;
-	uint64_t taken, empty; /* completions read, and how often there were none */
+	struct ofi_mark read;
 
 	struct ofi_packet *packets; /* to send from, */
 	struct fid_mr *packets_mr;
@@ -185,6 +191,7 @@ struct ofi_domain {
 	uint64_t nap_ns;
 	unsigned polls;
 	bool down, tell_nic;
+	bool lost; /* its completion queue has failed: it stays down */
 };
 
 static inline struct ofi_domain *ofi_domain(struct domain *domain)
@@ -218,6 +225,13 @@ static inline const struct ofi_mr *ofi_mr(uint64_t lkey)
 	return (const struct ofi_mr *)(uintptr_t)lkey;
 }
 
+/* All that was in the completion queue at that mark has been read; no queue holds as many as the second
+ * says. */
+static inline bool ofi_is_read(const struct ofi_domain *d, const struct ofi_mark *mark)
+{
+	return d->read.empty != mark->empty || d->read.taken - mark->taken > 1u << 17;
+}
+
 /* ofi_options.c */
 int ofi_options_parse(const char *text, struct ofi_options *options, struct pg_error *err);
 
@@ -239,6 +253,8 @@ void ofi_endpoint_leave(struct ofi_domain *d, struct ofi_endpoint *e);
 bool ofi_endpoint_is_quiet(const struct ofi_domain *d, const struct ofi_endpoint *e);
 /* Ends what was in flight on closed endpoints, and forgets those that nobody refers to. */
 void ofi_endpoints_tidy(struct ofi_domain *d);
+/* Whether reading on would let it do more of that. */
+bool ofi_endpoints_wait(const struct ofi_domain *d);
 /* All that are left. */
 void ofi_endpoints_free(struct ofi_domain *d);
 /* Posts a receive once more, if its endpoint is open; false: later. */
@@ -277,6 +293,8 @@ void ofi_link_close(struct ofi_domain *d);
 int ofi_link_fd(const struct ofi_domain *d);
 /* Looks, if it is time for that; domain->down says what was seen last. */
 void ofi_link_look(struct ofi_domain *d);
+/* It is down for good. */
+void ofi_link_lost(struct ofi_domain *d);
 
 /* ofi_memory.c */
 int ofi_mr_reg(struct domain *domain, const struct memory *memory, uint64_t *lkey, uint64_t *key,

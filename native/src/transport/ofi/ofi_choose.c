@@ -342,7 +342,8 @@ int ofi_choose(const struct libfabric *lib, const struct ofi_options *options, c
 	nic->own_endpoints = p && p->own_endpoints &&
 			     !(info->domain_attr->mr_mode & FI_MR_ENDPOINT);
 	nic->fences = p && p->fences;
-	nic->keeps = p && p->keeps;
+	/* Regions are bound to the endpoint through which they are written, for as long as they are. */
+	nic->keeps = (p && p->keeps) || (info->domain_attr->mr_mode & FI_MR_ENDPOINT);
 	nic->lingers = p && p->lingers;
 	nic->bare = p ? p->bare : 0;
 free_all:

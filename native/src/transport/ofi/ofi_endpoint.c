@@ -72,19 +72,27 @@ static int start_receives(struct ofi_domain *d, struct ofi_endpoint *e, struct p
 
 /* ---- Opening and closing ---- */
 
-static void close_fid(struct ofi_endpoint *e)
+/* Where that fails it stays open: the provider still has its memory, and may end what was posted. */
+static void close_fid(const struct ofi_domain *d, struct ofi_endpoint *e)
 {
-	int rc = e->fid ? fi_close(&e->fid->fid) : 0;
+	int rc = 0;
 
+	if (e->fid) {
+		rc = fi_close(&e->fid->fid);
+	}
 	if (rc)
-		log_warn("an endpoint of libfabric is not closed: %d", rc);
-	e->fid = NULL;
+		log_warn("%s: an endpoint of libfabric is not closed: %s", d->domain.name,
+			 d->lib->strerror(-rc));
+	else
+		e->fid = NULL;
 }
 
-static void free_endpoint(struct ofi_endpoint *e)
+static void free_endpoint(const struct ofi_domain *d, struct ofi_endpoint *e)
 {
-	close_fid(e);
+	close_fid(d, e);
 	list_remove(&e->link);
+	if (e->fid)
+		return;
 	if (e->mr)
 		fi_close(&e->mr->fid);
 	if (e->packets)
@@ -160,7 +168,7 @@ int ofi_endpoint_open(struct ofi_domain *d, bool receives, struct ofi_endpoint *
 	if (!rc && receives)
 		rc = start_receives(d, e, err);
 	if (rc) {
-		free_endpoint(e);
+		free_endpoint(d, e);
 		return rc;
 	}
 	*endpoint = e;
@@ -173,9 +181,8 @@ void ofi_endpoint_leave(struct ofi_domain *d, struct ofi_endpoint *e)
 {
 	if (--e->users || d->nic.keeps)
 		return;
-	close_fid(e);
-	e->closed_taken = d->taken;
-	e->closed_empty = d->empty;
+	close_fid(d, e);
+	e->closed = d->read;
 	list_append(&d->closed, &e->link);
 	if (d->messenger == e)
 		d->messenger = NULL;
@@ -185,7 +192,7 @@ void ofi_endpoint_leave(struct ofi_domain *d, struct ofi_endpoint *e)
 
 bool ofi_endpoint_is_quiet(const struct ofi_domain *d, const struct ofi_endpoint *e)
 {
-	return !e->fid && (d->empty != e->closed_empty || d->taken - e->closed_taken > d->slack);
+	return !e->fid && ofi_is_read(d, &e->closed);
 }
 
 /* Whether somebody still reads what it has received. */
@@ -200,32 +207,40 @@ static bool is_read(const struct ofi_domain *d, const struct ofi_endpoint *e)
 	return false;
 }
 
+bool ofi_endpoints_wait(const struct ofi_domain *d)
+{
+	for (const struct list *l = d->closed.next; l != &d->closed; l = l->next) {
+		const struct ofi_endpoint *e = LIST_ENTRY(l, struct ofi_endpoint, link);
+
+		if (!e->fid && (!ofi_endpoint_is_quiet(d, e) || !list_empty(&e->sends) ||
+				(!e->refs && !is_read(d, e))))
+			return true;
+	}
+	return false;
+}
+
 void ofi_endpoints_tidy(struct ofi_domain *d)
 {
-	struct list now;
+	for (struct list *l = d->closed.next, *next; l != &d->closed; l = next) {
+		struct ofi_endpoint *e = LIST_ENTRY(l, struct ofi_endpoint, link);
 
-	list_take_all(&now, &d->closed);
-	while (!list_empty(&now)) {
-		struct ofi_endpoint *e = LIST_ENTRY(now.next, struct ofi_endpoint, link);
-
-		list_remove(&e->link);
-		list_append(&d->closed, &e->link);
+		next = l->next;
 		if (!ofi_endpoint_is_quiet(d, e))
 			continue;
 		while (!list_empty(&e->sends))
 			ofi_send_ended(d, LIST_ENTRY(e->sends.next, struct ofi_send, link),
 				       -ECONNABORTED);
 		if (!e->refs && !is_read(d, e))
-			free_endpoint(e);
+			free_endpoint(d, e);
 	}
 }
 
 void ofi_endpoints_free(struct ofi_domain *d)
 {
 	if (d->messenger)
-		free_endpoint(d->messenger);
+		free_endpoint(d, d->messenger);
 	if (d->writer)
-		free_endpoint(d->writer);
+		free_endpoint(d, d->writer);
 	while (!list_empty(&d->closed))
-		free_endpoint(LIST_ENTRY(d->closed.next, struct ofi_endpoint, link));
+		free_endpoint(d, LIST_ENTRY(d->closed.next, struct ofi_endpoint, link));
 }

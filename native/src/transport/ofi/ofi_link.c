@@ -33,7 +33,7 @@ struct ofi_link {
 
 static void seen(struct ofi_domain *d, bool down)
 {
-	if (d->down == down)
+	if (d->down == down || d->lost)
 		return;
 	d->down = down;
 	d->tell_nic = true;
@@ -58,11 +58,20 @@ static void take_message(struct ofi_domain *d, const struct nlmsghdr *h)
 	seen(d, h->nlmsg_type == RTM_DELLINK || is_down(info->ifi_flags));
 }
 
+/* A device that has gone is down. */
+static void ask(struct ofi_domain *d)
+{
+	struct ifreq request = { 0 };
+
+	seen(d, !if_indextoname((unsigned)d->link->netdev, request.ifr_name) ||
+			ioctl(d->link->netlink, SIOCGIFFLAGS, &request) ||
+			is_down((unsigned short)request.ifr_flags));
+}
+
 /* What the kernel has said since; if it had too much to say, it is asked. */
 static void hear(struct ofi_domain *d)
 {
 	_Alignas(struct nlmsghdr) char buffer[8192];
-	struct ifreq request = { 0 };
 	ssize_t n;
 
 	while ((n = recv(d->link->netlink, buffer, sizeof(buffer), MSG_DONTWAIT)) > 0) {
@@ -72,11 +81,8 @@ static void hear(struct ofi_domain *d)
 		     h = NLMSG_NEXT(h, left))
 			take_message(d, h);
 	}
-	if (n >= 0 || errno != ENOBUFS ||
-	    !if_indextoname((unsigned)d->link->netdev, request.ifr_name))
-		return;
-	if (!ioctl(d->link->netlink, SIOCGIFFLAGS, &request))
-		seen(d, is_down((unsigned short)request.ifr_flags));
+	if (n < 0 && errno == ENOBUFS)
+		ask(d);
 }
 
 /* Mbit/s, or 0. */
@@ -89,7 +95,7 @@ static uint64_t netdev_speed(const char *name, int fd)
 	snprintf(request.ifr_name, sizeof(request.ifr_name), "%.*s", IFNAMSIZ - 1, name);
 	if (ioctl(fd, SIOCETHTOOL, &request))
 		return 0;
-	speed = ethtool_cmd_speed(&command);
+	speed = (uint32_t)command.speed_hi << 16 | command.speed;
 	return speed == (uint32_t)SPEED_UNKNOWN ? 0 : speed;
 }
 
@@ -132,7 +138,14 @@ static void look_at_state(struct ofi_domain *d)
 	seen(d, strncmp(text, "4:", 2) != 0); /* "4: ACTIVE" */
 }
 
-/* The directory of a domain is that of its device: "rdmap0s6-rdm" is of rdmap0s6. */
+static bool has_state(struct ofi_domain *d, const char *device)
+{
+	snprintf(d->link->state, sizeof(d->link->state), "%s/%s/ports/1/state", d->options.sysfs,
+		 device);
+	return !access(d->link->state, R_OK);
+}
+
+/* A name may be that of a domain, whose directory is that of its device: "rdmap0s6-rdm" is of rdmap0s6. */
 static void find_state(struct ofi_domain *d)
 {
 	char device[32];
@@ -140,11 +153,11 @@ static void find_state(struct ofi_domain *d)
 
 	snprintf(device, sizeof(device), "%s", d->nic.name);
 	dash = strrchr(device, '-');
+	if (has_state(d, device))
+		return;
 	if (dash)
 		*dash = '\0';
-	snprintf(d->link->state, sizeof(d->link->state), "%s/%s/ports/1/state", d->options.sysfs,
-		 device);
-	if (access(d->link->state, R_OK))
+	if (!dash || !has_state(d, device))
 		d->link->state[0] = '\0';
 }
 
@@ -185,6 +198,12 @@ void ofi_link_look(struct ofi_domain *d)
 		return;
 	d->link->next_ns = now + LOOK_NS;
 	look_at_state(d);
+}
+
+void ofi_link_lost(struct ofi_domain *d)
+{
+	seen(d, true);
+	d->lost = true;
 }
 
 void ofi_link_close(struct ofi_domain *d)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include "util/log.h"
 
 #define LINK_POLLS 1024
+#define READS 256 /* completions read in a poll: they may come as fast as they are read */
 /* Between looks of who sleeps where nothing rings. */
 #define NAP_MIN_NS 20000ull
 #define NAP_MAX_NS 1000000ull
@@ -129,10 +131,12 @@ static void take(struct ofi_domain *d, const struct fi_cq_data_entry *e, fi_addr
 		 struct room *room, const struct arrival *first)
 {
 	struct ofi_token *token = e->op_context;
+	bool written = e->flags & FI_REMOTE_WRITE;
 
-	if (e->flags & FI_REMOTE_CQ_DATA)
+	/* Of what others write the context says nothing; a message may come with data, too. */
+	if (written && (e->flags & FI_REMOTE_CQ_DATA))
 		imm_arrived(room, source(d, e->data, from), (uint32_t)e->data, first);
-	else if (!token)
+	else if (written || !token)
 		return;
 	else if (token->is_receive)
 		message_arrived(d, LIST_ENTRY(token, struct ofi_receive, token), e->len);
@@ -152,22 +156,46 @@ static void say_error(struct ofi_domain *d, const struct fi_cq_err_entry *e)
 /* An operation that failed; of a receive nothing has come. */
 static void take_error(struct ofi_domain *d)
 {
-	struct fi_cq_err_entry e = { 0 };
+	/* Newer ones have more members, which the library fills in. */
+	union {
+		struct fi_cq_err_entry entry;
+		uint8_t newer[256];
+	} room = { .newer = { 0 } };
+	const struct fi_cq_err_entry *e = &room.entry;
 	struct ofi_token *token;
 
-	if (fi_cq_readerr(d->cq, &e, 0) != 1)
+	if (fi_cq_readerr(d->cq, &room.entry, 0) != 1)
 		return;
-	token = e.op_context;
-	if (e.err != FI_ECANCELED && log_wanted(PG_LOG_WARN))
-		say_error(d, &e);
-	if (!token || (e.flags & FI_REMOTE_WRITE))
+	token = e->op_context;
+	if (e->err != FI_ECANCELED && log_wanted(PG_LOG_WARN))
+		say_error(d, e);
+	if (!token || (e->flags & FI_REMOTE_WRITE))
 		return;
 	if (!token->is_receive) {
-		sent(d, LIST_ENTRY(token, struct ofi_send, token), &e);
+		sent(d, LIST_ENTRY(token, struct ofi_send, token), e);
 		return;
 	}
 	LIST_ENTRY(token, struct ofi_receive, token)->conn = NULL;
 	list_append(&d->handed, &LIST_ENTRY(token, struct ofi_receive, token)->link);
+}
+
+/* The queue is of no use any more, and so is the NIC. */
+static void queue_failed(struct ofi_domain *d, ssize_t rc)
+{
+	log_warn("%s (%s of libfabric): its completion queue has failed: %s", d->domain.name,
+		 ofi_provider(d), d->lib->strerror((int)-rc));
+	ofi_link_lost(d);
+	for (unsigned i = 0; i < d->n_conns; i++)
+		if (d->conns[i])
+			ofi_conn_break(d->conns[i], -EIO);
+}
+
+static ssize_t read_some(struct ofi_domain *d, struct fi_cq_data_entry *entries, fi_addr_t *from,
+			 size_t n)
+{
+	if (d->lost)
+		return -FI_EAGAIN;
+	return d->wide ? fi_cq_read(d->cq, entries, n) : fi_cq_readfrom(d->cq, entries, n, from);
 }
 
 /* Each is one arrival at most, so that what is read has room. */
@@ -175,23 +203,27 @@ static void read_all(struct ofi_domain *d, struct room *room)
 {
 	const struct arrival *first = room->next;
 	struct fi_cq_data_entry entries[OFI_BATCH];
-	fi_addr_t from[OFI_BATCH];
+	fi_addr_t from[OFI_BATCH] = { 0 };
+	unsigned reads = READS;
 
-	while (room->left) {
+	while (room->left && reads) {
 		size_t n = room->left < OFI_BATCH ? room->left : OFI_BATCH;
-		ssize_t got = d->wide ? fi_cq_read(d->cq, entries, n)
-				      : fi_cq_readfrom(d->cq, entries, n, from);
+		ssize_t got = read_some(d, entries, from, n < reads ? n : reads);
 
 		if (got == -FI_EAVAIL) {
 			take_error(d);
-			d->taken++;
+			d->read.taken++;
+			reads--;
 			continue;
 		}
 		if (got <= 0) {
-			d->empty++;
+			if (got < 0 && got != -FI_EAGAIN)
+				queue_failed(d, got);
+			d->read.empty++;
 			return;
 		}
-		d->taken += (size_t)got;
+		d->read.taken += (size_t)got;
+		reads -= (unsigned)got;
 		for (ssize_t i = 0; i < got; i++)
 			take(d, &entries[i], from[i], room, first);
 		/* There were no more, and to ask again may be a system call. */
@@ -249,11 +281,14 @@ static void told(struct ofi_conn *c, struct room *room, uint64_t id, int status,
 	*(message ? &c->messages : &c->writes) -= 1;
 	if (c->writes <= OFI_WRITES - OFI_ROOM)
 		c->conn.full = false;
+	if (c->stopping && !c->stopped_told)
+		ofi_news(c);
 }
 
-static void tell_ended(struct ofi_domain *d, struct room *room)
+/* Leaves room for others. */
+static void tell_ended(struct ofi_domain *d, struct room *room, unsigned others)
 {
-	while (!list_empty(&d->ended) && room->left) {
+	while (!list_empty(&d->ended) && room->left > others) {
 		struct ofi_send *send = LIST_ENTRY(d->ended.next, struct ofi_send, link);
 
 		told(send->conn, room, send->id, send->status, send->is_message);
@@ -277,12 +312,16 @@ static void give_up_messages(struct ofi_conn *c, struct room *room)
 	}
 }
 
-/* Nothing of it lands any more. */
-static bool is_still(const struct ofi_conn *c)
+/* What the peer had sent before it stopped has been read, and nothing of it lands any more. */
+static bool is_still(struct ofi_conn *c)
 {
 	const struct ofi_domain *d = conn_domain(c);
 
-	return ofi_endpoint_is_quiet(d, c->writer) || (c->writer->fid && clock_ns() >= c->fence_ns);
+	if (!c->settled && (!c->writer->fid || clock_ns() >= c->fence_ns)) {
+		c->settled = true;
+		c->fence = d->read;
+	}
+	return c->settled && ofi_is_read(d, &c->fence);
 }
 
 /* Whether it has to be looked at again by itself. */
@@ -305,7 +344,7 @@ static bool tell_conn(struct ofi_conn *c, struct room *room)
 		put(room, ARRIVAL_FENCED, c);
 		c->fenced_told = true;
 	}
-	/* The end of a write brings it back here, and so does a message that is taken. */
+	/* What is told of it brings it back here. */
 	return !room->left || (c->fencing && !c->fenced_told && !c->received);
 }
 
@@ -328,12 +367,31 @@ static void tell_news(struct ofi_domain *d, struct room *room)
 	}
 }
 
+/* What waits to be told, but for messages that the caller has no room for. */
+static bool has_more(const struct ofi_domain *d, bool messages)
+{
+	return !list_empty(&d->news) || d->tell_nic || !list_empty(&d->ended) ||
+	       (messages && !list_empty(&d->inbox));
+}
+
+/* Each kind has a share of the room, as others may come as fast as they are told. */
+static void tell(struct ofi_domain *d, struct room *room)
+{
+	bool others = !list_empty(&d->news) || d->tell_nic || !list_empty(&d->inbox);
+
+	if (!list_empty(&d->ended))
+		tell_ended(d, room, others ? room->left / 2 : 0);
+	if (!list_empty(&d->news) || d->tell_nic)
+		tell_news(d, room);
+	if (!list_empty(&d->inbox))
+		tell_messages(d, room);
+}
+
 unsigned ofi_poll(struct domain *domain, struct arrival *arrivals, unsigned max, unsigned max_msgs)
 {
 	struct ofi_domain *d = ofi_domain(domain);
 	struct room room = { .next = arrivals, .left = max, .messages = max_msgs };
-	/* Immediates may come faster than they are taken, and there is more to tell. */
-	unsigned kept = list_empty(&d->news) && list_empty(&d->inbox) && !d->tell_nic ? 0 : max / 4;
+	unsigned kept = has_more(d, max_msgs) ? max / 2 : 0;
 
 	pthread_mutex_lock(&d->lock);
 	if (!list_empty(&d->handed))
@@ -346,14 +404,9 @@ unsigned ofi_poll(struct domain *domain, struct arrival *arrivals, unsigned max,
 	pthread_mutex_unlock(&d->lock);
 	if (++d->polls % LINK_POLLS == 0)
 		ofi_link_look(d);
-	if (!list_empty(&d->ended))
-		tell_ended(d, &room);
-	if (!list_empty(&d->inbox))
-		tell_messages(d, &room);
-	if (!list_empty(&d->news) || d->tell_nic)
-		tell_news(d, &room);
+	tell(d, &room);
 	if (room.next != arrivals)
-		d->nap_ns = NAP_MIN_NS;
+		d->nap_ns = 0;
 	return max - room.left;
 }
 
@@ -369,32 +422,53 @@ static void set_nap(const struct ofi_domain *d, uint64_t ns)
 /* Nothing rings here: it is looked at again soon, and less so the longer nothing comes. */
 static void nap(struct ofi_domain *d)
 {
+	d->nap_ns = d->nap_ns ? 2 * d->nap_ns : NAP_MIN_NS;
+	if (d->nap_ns > NAP_MAX_NS)
+		d->nap_ns = NAP_MAX_NS;
 	set_nap(d, d->nap_ns);
-	d->nap_ns = d->nap_ns * 2 < NAP_MAX_NS ? d->nap_ns * 2 : NAP_MAX_NS;
+}
+
+/* Whether the queue's descriptor has rung since it was asked last. */
+static bool has_rung(const struct ofi_domain *d)
+{
+	struct epoll_event events[3];
+	bool rung = false;
+
+	for (int n = epoll_wait(d->domain.fd, events, 3, 0); n > 0;)
+		rung |= events[--n].data.fd == d->cq_fd;
+	return rung;
+}
+
+/* tcp of 1.17 says always that one may, and its descriptor may stay readable for ever: what counts is whether
+ * it has become so once more. Then there may be a connection by now, for what found none. */
+static bool may_wait(struct ofi_domain *d)
+{
+	struct fid *fids[] = { &d->cq->fid };
+	int rc;
+
+	pthread_mutex_lock(&d->lock);
+	rc = fi_trywait(d->fabric, fids, 1);
+	pthread_mutex_unlock(&d->lock);
+	return !has_rung(d) && !rc;
 }
 
 bool ofi_arm(struct domain *domain, bool sleep)
 {
 	struct ofi_domain *d = ofi_domain(domain);
-	struct fid *fids[] = { &d->cq->fid };
 	uint64_t n;
-	int rc;
 
 	if (!sleep) {
 		if (d->nap_fd >= 0)
 			(void)!read(d->nap_fd, &n, sizeof(n));
+		else
+			has_rung(d);
 		return false;
 	}
 	ofi_link_look(d);
-	if (!list_empty(&d->news) || !list_empty(&d->ended) || !list_empty(&d->closed) ||
-	    d->tell_nic || (!list_empty(&d->inbox) && !d->inbox_waits))
+	if (has_more(d, !d->inbox_waits) || !list_empty(&d->handed) || ofi_endpoints_wait(d))
 		return false;
-	if (d->nap_fd >= 0) {
-		nap(d);
-		return true;
-	}
-	pthread_mutex_lock(&d->lock);
-	rc = fi_trywait(d->fabric, fids, 1);
-	pthread_mutex_unlock(&d->lock);
-	return !rc;
+	if (d->nap_fd < 0)
+		return may_wait(d);
+	nap(d);
+	return true;
 }

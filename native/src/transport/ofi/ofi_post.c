@@ -19,6 +19,7 @@ static struct ofi_send *take(struct ofi_domain *d)
 		return NULL;
 	send = LIST_ENTRY(d->free_sends.next, struct ofi_send, link);
 	list_remove(&send->link);
+	d->n_free--;
 	return send;
 }
 
@@ -26,6 +27,7 @@ void ofi_send_free(struct ofi_domain *d, struct ofi_send *send)
 {
 	list_remove(&send->link);
 	list_append(&d->free_sends, &send->link);
+	d->n_free++;
 }
 
 void ofi_send_ended(struct ofi_domain *d, struct ofi_send *send, int status)
@@ -40,9 +42,6 @@ void ofi_send_ended(struct ofi_domain *d, struct ofi_send *send, int status)
 	}
 	list_remove(&send->link);
 	list_append(&d->ended, &send->link);
-	/* One that is being stopped may have waited for this, however it has come about. */
-	if (send->conn->stopping)
-		ofi_news(send->conn);
 }
 
 /* ---- Posting ---- */
@@ -103,13 +102,14 @@ static ssize_t post_message(struct ofi_conn *c, const struct wr *wr, struct ofi_
 	return rc;
 }
 
-/* Who has few messages in flight goes first where there are few buffers left. */
+/* Who has few messages in flight goes first where there are few buffers left; writes leave messages the
+ * slots that they may need. */
 static bool has_credit(const struct ofi_conn *c, bool message)
 {
 	const struct ofi_domain *d = conn_domain(c);
 
 	if (!message)
-		return c->writes < OFI_WRITES;
+		return c->writes < OFI_WRITES && d->n_free > OFI_BUFFERS;
 	return d->n_spare && c->messages < (d->n_spare < OFI_BUFFERS / 2 ? 2 : OFI_MESSAGES);
 }
 
