@@ -224,6 +224,7 @@ static void ofi_close(struct domain *domain)
 	if (d->nap_fd >= 0)
 		close(d->nap_fd);
 	ofi_link_close(d);
+	ofi_addresses_free(d);
 	free(d->conns);
 	free(d->sources);
 	if (d->nic.lingers)
@@ -315,6 +316,7 @@ static int ofi_open(const struct domain_options *options, struct domain **domain
 	d->domain.fd = d->cq_fd = d->nap_fd = -1;
 	pthread_mutex_init(&d->lock, NULL);
 	list_init(&d->closed);
+	list_init(&d->addresses);
 	list_init(&d->lingering_link);
 	list_init(&d->news);
 	list_init(&d->free_sends);

@@ -74,8 +74,9 @@ struct ofi_token {
 /* A write or message that was posted and whose end was not told. */
 struct ofi_send {
 	struct ofi_token token;
-	struct list link;      /* in its endpoint, then in domain->ended; or a free one */
-	struct ofi_conn *conn; /* NULL: nobody waits for its end */
+	struct list link;       /* in its endpoint, then in domain->ended; or a free one */
+	struct ofi_conn *conn;  /* NULL: nobody waits for its end */
+	struct ofi_address *to; /* while it is in flight: an address outlives what goes there */
 	uint64_t id;
 	int32_t status;
 	uint32_t buffer; /* of a message in flight, else NO_BUFFER */
@@ -125,6 +126,15 @@ struct ofi_endpoint {
 	struct fid_mr *mr;
 };
 
+/* Of a peer's endpoint. There is one of each name, however many connections lead there: providers differ in
+ * whether one that is inserted twice has to be removed twice. */
+struct ofi_address {
+	struct list link; /* in domain->addresses */
+	unsigned refs;
+	fi_addr_t at;
+	uint8_t name[OFI_NAME];
+};
+
 struct ofi_conn {
 	struct conn conn;
 	struct list news_link; /* in domain->news, when there may be something to tell */
@@ -133,7 +143,7 @@ struct ofi_conn {
 	uint64_t nonce; /* likewise */
 	uint32_t peer_tag;
 	uint64_t peer_nonce;
-	fi_addr_t peer_writer, peer_messenger;
+	struct ofi_address *peer_writer, *peer_messenger;
 	uint64_t zero_addr, zero_key; /* where immediates without payload go at the peer */
 	uint32_t writes, messages;    /* in flight or ended and not told */
 	uint32_t received;            /* messages that were not told */
@@ -162,6 +172,7 @@ struct ofi_domain {
 	bool local_mr; /* what is sent from has to be registered */
 	struct ofi_endpoint *messenger, *writer; /* of all connections; opened for the first */
 	struct list closed;
+	struct list addresses;
 
 	struct ofi_conn **conns; /* by the lower half of their tags */
 	unsigned n_conns;
@@ -259,6 +270,14 @@ bool ofi_endpoints_wait(const struct ofi_domain *d);
 void ofi_endpoints_free(struct ofi_domain *d);
 /* Posts a receive once more, if its endpoint is open; false: later. */
 bool ofi_receive_again(struct ofi_receive *r);
+
+/* ofi_address.c, with the domain locked */
+int ofi_address_take(struct ofi_domain *d, const uint8_t *name, uint32_t len,
+		     struct ofi_address **address, struct pg_error *err);
+/* NULL is none. */
+void ofi_address_leave(struct ofi_domain *d, struct ofi_address *address);
+/* All that are left, before the address vector is closed. */
+void ofi_addresses_free(struct ofi_domain *d);
 
 /* ofi_conn.c */
 int ofi_conn_open(struct domain *domain, struct conn **conn, struct offer *offer,

@@ -140,7 +140,6 @@ int ofi_conn_open(struct domain *domain, struct conn **conn, struct offer *offer
 		return error_set(err, -ENOMEM, "no memory for a connection");
 	c->conn.domain = domain;
 	c->conn.max_unmapped = domain->caps.max_write;
-	c->peer_writer = c->peer_messenger = FI_ADDR_NOTAVAIL;
 	list_init(&c->news_link);
 	rc = random_bytes(&c->nonce, sizeof(c->nonce));
 	if (rc)
@@ -163,9 +162,27 @@ int ofi_conn_open(struct domain *domain, struct conn **conn, struct offer *offer
 
 /* ---- The peer's ---- */
 
-static int check_offer(const struct ofi_domain *d, const struct offer *offer,
+/* Like ours. One of another family spoils the whole address vector of tcp (up to 2.6): what is as long as
+ * none is taken for the length of all. */
+static bool is_name(const struct ofi_conn *c, const uint8_t *name, uint32_t len)
+{
+	const struct ofi_endpoint *ours = c->messenger;
+
+	switch (conn_domain(c)->nic.info->addr_format) {
+	case FI_SOCKADDR_IN:
+	case FI_SOCKADDR_IN6:
+		return len == ours->name_len && !memcmp(name, ours->name, sizeof(sa_family_t));
+	case FI_ADDR_STR:
+		return len && len <= OFI_NAME;
+	default:
+		return len == ours->name_len;
+	}
+}
+
+static int check_offer(const struct ofi_conn *c, const struct offer *offer,
 		       struct ofi_offer *theirs, struct pg_error *err)
 {
+	const struct ofi_domain *d = conn_domain(c);
 	const struct fi_ep_attr *ours = d->nic.info->ep_attr;
 
 	if (offer->len != sizeof(*theirs) || offer->n_fds)
@@ -186,31 +203,19 @@ static int check_offer(const struct ofi_domain *d, const struct offer *offer,
 				 ours->protocol_version, theirs->protocol,
 				 theirs->protocol_version);
 	for (unsigned i = 0; i < N_NAMES; i++)
-		if (!theirs->name_len[i] || theirs->name_len[i] > OFI_NAME)
-			return error_set(err, -EPROTO, "an address of %u bytes in an ofi offer",
-					 theirs->name_len[i]);
+		if (!is_name(c, theirs->name[i], theirs->name_len[i]))
+			return error_set(err, -EPROTO,
+					 "an address of %u bytes in an ofi offer, unlike ours of "
+					 "provider %s",
+					 theirs->name_len[i], ofi_provider(d));
 	return 0;
 }
 
-static int insert(struct ofi_domain *d, const struct ofi_offer *theirs, unsigned which,
-		  fi_addr_t *addr, struct pg_error *err)
-{
-	uint8_t name[FI_NAME_MAX] = { 0 }; /* of whatever length the provider reads */
-	int rc;
-
-	memcpy(name, theirs->name[which], theirs->name_len[which]);
-	rc = fi_av_insert(d->av, name, 1, addr, 0, NULL);
-	if (rc == 1)
-		return 0;
-	*addr = FI_ADDR_NOTAVAIL;
-	return ofi_refused(d, "the peer's address is not taken", rc < 0 ? rc : -FI_EINVAL, err);
-}
-
-/* By the address they come from. */
+/* By the address they come from. Who claims that of another takes nothing from it. */
 static int enter_source(struct ofi_domain *d, struct ofi_conn *c)
 {
+	fi_addr_t at = c->peer_writer->at, n = at + 1;
 	struct ofi_conn **more;
-	fi_addr_t n = c->peer_writer + 1;
 
 	if (d->wide)
 		return 0;
@@ -225,7 +230,9 @@ static int enter_source(struct ofi_domain *d, struct ofi_conn *c)
 		d->sources = more;
 		d->n_sources = n;
 	}
-	d->sources[c->peer_writer] = c;
+	if (d->sources[at])
+		return -ENOSPC;
+	d->sources[at] = c;
 	return 0;
 }
 
@@ -265,18 +272,23 @@ int ofi_conn_attach(struct conn *conn, const struct offer *offer, struct pg_erro
 				 "shm of libfabric %u.%u crashes when endpoints of one process "
 				 "write to each other; transport shm does not",
 				 FI_MAJOR(d->lib->version()), FI_MINOR(d->lib->version()));
-	rc = check_offer(d, offer, &theirs, err);
+	rc = check_offer(c, offer, &theirs, err);
 	pthread_mutex_lock(&d->lock);
 	if (!rc)
-		rc = insert(d, &theirs, MESSENGER, &c->peer_messenger, err);
+		rc = ofi_address_take(d, theirs.name[MESSENGER], theirs.name_len[MESSENGER],
+				      &c->peer_messenger, err);
 	if (!rc)
-		rc = insert(d, &theirs, WRITER, &c->peer_writer, err);
+		rc = ofi_address_take(d, theirs.name[WRITER], theirs.name_len[WRITER],
+				      &c->peer_writer, err);
 	pthread_mutex_unlock(&d->lock);
 	if (rc)
 		return rc;
 	rc = enter_source(d, c);
 	if (rc)
-		return error_set(err, rc, "no place for the peer's address");
+		return error_set(
+			err, rc,
+			"%s: no place for the peer's address, or another connection has it",
+			d->domain.name);
 	c->peer_tag = theirs.tag;
 	c->peer_nonce = theirs.nonce;
 	c->zero_addr = theirs.zero_addr;
@@ -352,12 +364,12 @@ static void forget_messages(struct ofi_domain *d, const struct ofi_conn *c)
 
 static void forget_addresses(struct ofi_domain *d, struct ofi_conn *c)
 {
-	if (c->peer_writer < d->n_sources && d->sources[c->peer_writer] == c)
-		d->sources[c->peer_writer] = NULL;
-	if (c->peer_writer != FI_ADDR_NOTAVAIL)
-		fi_av_remove(d->av, &c->peer_writer, 1, 0);
-	if (c->peer_messenger != FI_ADDR_NOTAVAIL)
-		fi_av_remove(d->av, &c->peer_messenger, 1, 0);
+	const struct ofi_address *from = c->peer_writer;
+
+	if (from && from->at < d->n_sources && d->sources[from->at] == c)
+		d->sources[from->at] = NULL;
+	ofi_address_leave(d, c->peer_writer);
+	ofi_address_leave(d, c->peer_messenger);
 }
 
 void ofi_conn_close(struct conn *conn)

@@ -32,6 +32,7 @@ void ofi_send_free(struct ofi_domain *d, struct ofi_send *send)
 
 void ofi_send_ended(struct ofi_domain *d, struct ofi_send *send, int status)
 {
+	ofi_address_leave(d, send->to);
 	if (send->buffer != NO_BUFFER)
 		d->spare[d->n_spare++] = send->buffer;
 	send->buffer = NO_BUFFER;
@@ -61,7 +62,7 @@ static ssize_t post_write(struct ofi_conn *c, const struct wr *wr, struct ofi_se
 		.msg_iov = &iov,
 		.desc = &desc,
 		.iov_count = wr->len > 0,
-		.addr = c->peer_writer,
+		.addr = c->peer_writer->at,
 		.rma_iov = &to,
 		.rma_iov_count = 1,
 		.context = &send->token.fi,
@@ -89,7 +90,7 @@ static ssize_t post_message(struct ofi_conn *c, const struct wr *wr, struct ofi_
 		.msg_iov = &iov,
 		.desc = &desc,
 		.iov_count = 1,
-		.addr = c->peer_messenger,
+		.addr = c->peer_messenger->at,
 		.context = &send->token.fi,
 	};
 	ssize_t rc;
@@ -134,6 +135,8 @@ static ssize_t post_one(struct ofi_conn *c, const struct wr *wr)
 		ofi_send_free(d, send);
 		return rc;
 	}
+	send->to = message ? c->peer_messenger : c->peer_writer;
+	send->to->refs++;
 	list_append(&e->sends, &send->link);
 	*(message ? &c->messages : &c->writes) += 1;
 	return 0;
