@@ -271,6 +271,10 @@ void ofi_endpoints_free(struct ofi_domain *d);
 /* Posts a receive once more, if its endpoint is open; false: later. */
 bool ofi_receive_again(struct ofi_receive *r);
 
+/* ofi_strangers.c */
+/* Before an endpoint of tcp is closed, with the domain locked. */
+void ofi_strangers_leave(const struct ofi_domain *d, const struct ofi_endpoint *e);
+
 /* ofi_address.c, with the domain locked */
 int ofi_address_take(struct ofi_domain *d, const uint8_t *name, uint32_t len,
 		     struct ofi_address **address, struct pg_error *err);

@@ -78,6 +78,7 @@ static void close_fid(const struct ofi_domain *d, struct ofi_endpoint *e)
 	int rc = 0;
 
 	if (e->fid) {
+		ofi_strangers_leave(d, e);
 		rc = fi_close(&e->fid->fid);
 	}
 	if (rc)
