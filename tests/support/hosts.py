@@ -19,10 +19,12 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from lab import down, on
 
+DEADLINE_S = 30.0
 CONTROL = "eth0"
 NAME = re.compile(r"pgctl-(\d+)-\w+")
 """Of a namespace: whose it is, so that what a process leaves behind is found by the next."""
@@ -111,20 +113,21 @@ class Network:
             self._set(host, "arp_announce", 2)
             batch("ip", ["link set lo up"], host)
             for nic in self.nics:
-                rule = f"rule add from {self.address(host, nic)} lookup {table(nic)}"
-                batch("ip", [rule, f"route add unreachable default table {table(nic)}"], host)
+                mine = f"rule add from {self.address(host, nic)}"
+                way = f"lookup {table(nic)}" if self.switch else f"to {subnet(nic)} lookup main"
+                batch("ip", [f"{mine} {way} pref 100", f"{mine} unreachable pref 200"], host)
         self._cable(CONTROL)
         self._configure(CONTROL)
         for nic in self.nics:
-            self.plug(nic)
+            self._plug(nic)
+        self._await_carrier()
 
     @staticmethod
     def _set(host, name, value):
         path = "/proc/sys/net/ipv4/conf"
         on(host, "sh", "-c", f"echo {value} | tee {path}/all/{name} {path}/default/{name}")
 
-    def plug(self, nic):
-        """Make this rail."""
+    def _plug(self, nic):
         if self.switch:
             for host in self.hosts:
                 port = f"{nic}{host[-1]}"
@@ -153,10 +156,19 @@ class Network:
             self._route(host, nic)
 
     def _route(self, host, nic):
-        """The kernel forgets that when the NIC goes down."""
-        if nic != CONTROL:
-            reach = "198.18.0.0/16" if self.switch else f"198.18.{number(nic)}.0/24"
-            batch("ip", [f"route replace {reach} dev {nic} table {table(nic)}"], host)
+        """To all NICs of a switch; the kernel forgets that when the NIC goes down."""
+        if self.switch and nic != CONTROL:
+            batch("ip", [f"route replace 198.18.0.0/16 dev {nic} table {table(nic)}"], host)
+
+    def _await_carrier(self):
+        """The kernel may say up to a second later that a NIC that is up can send."""
+        end = time.monotonic() + DEADLINE_S
+        for host in self.hosts:
+            for nic in self.nics:
+                while on(host, "cat", f"/sys/class/net/{nic}/operstate") != "up\n":
+                    if time.monotonic() > end:
+                        raise NetworkError(f"{nic} of {host} is not up after {DEADLINE_S} s")
+                    time.sleep(0.01)
 
     def address(self, host, nic):
         return f"198.18.{number(nic)}.{1 + self.hosts.index(host)}"
@@ -196,6 +208,7 @@ class Network:
                 yield
         finally:
             self._route(host, nic)
+            self._await_carrier()
 
     @contextlib.contextmanager
     def unplugged(self, nic):
@@ -205,7 +218,8 @@ class Network:
         try:
             yield
         finally:
-            self.plug(nic)
+            self._plug(nic)
+            self._await_carrier()
 
     @contextlib.contextmanager
     def swallowed(self, host, nic):
@@ -251,6 +265,10 @@ class Network:
 
 def number(nic):
     return int(nic.removeprefix("eth"))
+
+
+def subnet(nic):
+    return f"198.18.{number(nic)}.0/24"
 
 
 def table(nic):
