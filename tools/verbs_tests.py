@@ -23,22 +23,33 @@ LIMIT_S = 900
 """Of a run: much more than it takes."""
 
 
+# What goes wrong on purpose does so above a transport, bounce buffers are of another one.
+OF_VERBS = ("-m", "rdma", "-k", "not verbs+ and not bounce")
+# The rest needs no NICs of a kernel, and takes 3 minutes in one like this.
+OF_TCP = ("-k", "ofi:tcp and (every_size or rails or dead_peer)")
+
+
 @dataclass(frozen=True)
 class Run:
     """Tests that run together; on a lab, in a kernel of their own with this network."""
 
     layout: str
     tests: tuple[str, ...]
+    which: tuple[str, ...] = OF_VERBS
+    requires: str = "verbs"
+
+    @property
+    def name(self) -> str:
+        more = "" if self.requires == "verbs" else "-" + self.requires.replace(":", "-")
+        return self.layout + more
 
     @property
     def report(self) -> Path:
-        return REPORTS / f"{self.layout}.xml"
+        return REPORTS / f"{self.name}.xml"
 
     def command(self) -> list[str]:
         python = Path(sys.prefix) / "bin/python"  # a lab has no PATH of ours
-        # What goes wrong on purpose does so above a transport, bounce buffers are of another one.
-        few = "not verbs+ and not bounce"
-        options = ["-q", "--color=no", "-p", "no:cacheprovider", "-m", "rdma", "-k", few]
+        options = ["-q", "--color=no", "-p", "no:cacheprovider", *self.which]
         return [str(python), "-m", "pytest", *options, f"--junit-xml={self.report}", *self.tests]
 
 
@@ -47,6 +58,7 @@ EVERY_TRANSPORT = ("tests/integration/test_conformance.py", "tests/integration/t
 IN_A_LAB = (
     Run("four", (*EVERY_TRANSPORT, "tests/verbs", "--ignore=tests/verbs/nodes")),
     Run("nodes", ("tests/verbs/nodes",)),
+    Run("four", EVERY_TRANSPORT[:1], OF_TCP, "ofi:tcp"),
 )
 
 
@@ -68,7 +80,7 @@ def find() -> Place | None:
 
 def start(place: Place, run: Run) -> int:
     """Its exit status."""
-    environ = {"PGCTL_REQUIRE": "verbs"}
+    environ = {"PGCTL_REQUIRE": run.requires}
     if place.lab is None:
         command = run.command()
         return subprocess.run(command, cwd=ROOT, env=os.environ | environ, check=False).returncode
@@ -84,12 +96,12 @@ def run_all(place: Place) -> None:
     REPORTS.mkdir(parents=True, exist_ok=True)
     for run in place.runs:
         run.report.unlink(missing_ok=True)
-        print(f"verbs tests: {run.layout}, on {place.name}", flush=True)
+        print(f"verbs tests: {run.name}, on {place.name}", flush=True)
         begun = time.monotonic()
         status = start(place, run)
-        print(f"verbs tests: {run.layout} took {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"verbs tests: {run.name} took {time.monotonic() - begun:.0f} s", flush=True)
         if status:
-            sys.exit(f"verbs tests: {run.layout} failed ({status})")
+            sys.exit(f"verbs tests: {run.name} failed ({status})")
 
 
 def passed(run: Run) -> int:
@@ -109,7 +121,7 @@ def passed(run: Run) -> int:
 def check(place: Place) -> None:
     for run in place.runs:
         if not passed(run):
-            sys.exit(f"verbs tests: there is {place.name}, but no test of {run.layout} has passed")
+            sys.exit(f"verbs tests: there is {place.name}, but no test of {run.name} has passed")
     print(f"verbs tests: {sum(map(passed, place.runs))} passed, on {place.name}")
 
 

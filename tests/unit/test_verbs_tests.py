@@ -93,7 +93,7 @@ def test_what_has_passed_is_counted_until_it_runs_again(tool, lab, capsys):
     lab(report(tests=9, skipped=2))
     for only_check in (False, True):
         tool.main(only_check)
-        assert capsys.readouterr().out.splitlines()[-1].startswith("verbs tests: 14 passed, on the")
+        assert capsys.readouterr().out.splitlines()[-1].startswith("verbs tests: 21 passed, on the")
     lab_file = Path(tool.find().lab) / "run.sh"
     lab_file.write_text("#!/bin/bash\n")
     assert "no test of four has passed" in status(tool)

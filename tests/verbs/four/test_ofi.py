@@ -10,7 +10,7 @@ pytestmark = pytest.mark.rdma
 
 def test_verbs_of_libfabric_is_refused_as_it_names_no_sources():
     nic = NicConfig(transport="ofi", options="provider=verbs", device="rxe0")
-    with pytest.raises(PgError, match="does not say whose an immediate is; transport verbs does$"):
+    with pytest.raises(PgError, match=r"does not say whose an immediate is; transport verbs does$"):
         TransferEngine([GroupConfig(nics=[nic])])
 
 
