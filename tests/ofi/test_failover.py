@@ -112,6 +112,7 @@ class Kinds:
 
     def __init__(self, s):
         self.s, self.n, self.arrived = s, 0, []
+        self.content = bytes(self.SIZE)
         self.src = s.a.engine.alloc_mr(self.SIZE)
         self.sink, desc = s.b.alloc(self.SIZE)
         self.dst = s.a.engine.import_mr(bytes(desc))
@@ -141,18 +142,26 @@ class Kinds:
         expected = {
             self.IMM: self.PAGES, self.IMM + 1: self.SLICES, self.IMM + 2: 1, self.IMM + 3: 1,
         }  # fmt: skip
+        assert s.b.read(self.sink) == self.content
         content = pattern(self.SIZE, self.n)
+        self.content = content.tobytes()
         self.src.numpy()[:] = content
         fired = [s.b.expect(imm, n) for imm, n in expected.items()]
         ops = s.a.engine.submit_batch(self.work())
         trouble()
         for expectation in fired:
-            s.world.fired(s.b, expectation)
-        assert s.b.read(self.sink) == content.tobytes()
+            s.world.until(lambda e=expectation: self.has_fired(e), "the expectation")
+        assert s.b.read(self.sink) == self.content
         s.world.finish(*ops)
         assert [s.b.value(imm) for imm in expected] == [0] * len(expected)
         self.take_messages()
         self.n += 1
+
+    def has_fired(self, expectation):
+        """Messages are taken meanwhile: a connection is not over before they are."""
+        self.arrived += self.s.b.messages()
+        assert self.s.b.status(expectation) in {None, 0}
+        return self.s.b.status(expectation) == 0
 
     def take_messages(self):
         sent = [f"{self.n} {i}".encode() for i in range(self.MESSAGES)]
@@ -185,6 +194,8 @@ def test_everything_is_exact_while_nics_go_and_come(world, fabric, place, fate, 
 
     for _ in range(12):
         kinds.round(change)
+        for _ in range(3):  # soon: into memory where something may land late
+            kinds.round(lambda: None)
     fabric.sysfs.up(*nics)
     kinds.round(lambda: None)
     for party in s.parties:
@@ -229,3 +240,29 @@ def test_what_a_nic_swallows_goes_over_another(world, fabric, place):
     assert s.a.stats()[0].failovers
     fabric.sysfs.up(0)
     s.carries(0)
+
+
+# ---- Connections that break while their NICs are up
+
+
+@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("shape", [(4, 1), (3, 2)], ids=["4x1", "3x2"])
+def test_what_runs_out_of_time_costs_others_nothing(world, fabric, place, fate, shape):
+    """Its connection breaks, and others that are in flight there are sent again."""
+    fabric.manners(f"fate={fate},hold=1000,seed={FATES.index(fate)}")
+    s = Sides(world, fabric, shape, place)
+    kinds = Kinds(s)
+    src, (_, aside) = s.a.engine.alloc_mr(60_000), s.b.alloc(60_000)
+    target = s.a.engine.import_mr(bytes(aside))
+
+    def hurry():
+        for _ in range(50):
+            s.a.engine.submit_single_write(60_000, None, src, target, limit=0.001)
+
+    def broken():
+        return sum(nic.failovers for nic in s.a.stats())
+
+    while kinds.n < 10 or (not broken() and kinds.n < 100):
+        kinds.round(hurry)
+    assert broken()
+    assert s.a.info().status == s.b.info().status == 0
