@@ -37,9 +37,9 @@ test-verbs: venv build/test-c/build.ninja ## run the tests that need an RDMA dev
 	meson compile -C build/test-c test_verbs test_verbs_wake
 	$(VENV)/bin/python tools/verbs_tests.py
 
-soak: venv ## run random programs: make soak TIME=600 [SEED=n] [IMPAIR=...]
+soak: venv ## run random programs: make soak TIME=600 [SEED=n] [IMPAIR=...] [OVER=tcp] [OVER=fake_efa FLAP=0.1]
 	$(VENV)/bin/python tests/model/soak.py --time $(or $(TIME),60) \
-		$(if $(SEED),--seed $(SEED)) --impair '$(IMPAIR)'
+		$(if $(SEED),--seed $(SEED)) --over $(or $(OVER),shm) --flap $(or $(FLAP),0) --impair '$(IMPAIR)'
 
 test-c asan tsan: %: build/%/build.ninja ## run the C tests: plain, under ASan and UBSan, under TSan
 	meson test -C build/$* --print-errorlogs $(TEST_$*)

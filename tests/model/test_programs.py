@@ -4,26 +4,61 @@ import json
 
 import pytest
 from model import Model, Round
+from over import LIBRARY, over
 from program import FLAVOURS, effective, make, operations, without_rank
 from runner import Failure, Pool, Run
 from soak import minimise
 
+from pgctl.engine import transports
+
 SEEDS = range(100)
 
 
+FEW = range(12)
+"""Where a program takes longer."""
+
+
 @pytest.fixture(scope="module")
-def pool():
-    it = Pool()
-    yield it
-    it.close()
+def pools(tmp_path_factory):
+    """By what programs run over."""
+    its = {}
+
+    def take(name):
+        if name not in its:
+            flap = 0.1 if name == "fake_efa" else 0.0
+            its[name] = Pool(over(name, tmp_path_factory.mktemp(name), flap))
+        return its[name]
+
+    yield take
+    for it in its.values():
+        it.close()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_random_program_does_what_the_model_says(pool, seed):
+def run(pool, seed):
     try:
         Run(make(seed), pool).run()
     except Failure as failure:
         pytest.fail(f"seed {seed}: {failure}\n{failure.dumps}", pytrace=False)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_program_does_what_the_model_says(pools, seed):
+    run(pools("shm"), seed)
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_also_over_tcp(pools, seed):
+    transport = next(each for each in transports() if each.name == "ofi")
+    if transport.caps is None:
+        pytest.skip(transport.reason)
+    run(pools("tcp"), seed)
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_also_where_nics_go_and_come(pools, seed):
+    if not LIBRARY.exists():
+        pytest.skip(f"{LIBRARY} is not built: make test-c")
+    run(pools("fake_efa"), seed)
 
 
 def test_a_seed_alone_decides_a_program_which_is_plain_data():

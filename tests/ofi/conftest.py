@@ -4,6 +4,7 @@ import os
 
 import pytest
 from fake_efa import N_NICS, Fabric
+from over import LIBRARY
 from sysfs import Sysfs
 
 
@@ -13,13 +14,12 @@ def place(request):
 
 
 @pytest.fixture
-def fabric(tmp_path, monkeypatch, pytestconfig):
+def fabric(tmp_path, monkeypatch):
     """The stand-in for EFA; all of its NICs are up."""
-    library = pytestconfig.rootpath / "build/test-c/native/libfabric_fake_efa.so"
-    if not library.exists():
+    if not LIBRARY.exists():
         required = "ofi:fake_efa" in os.environ.get("PGCTL_REQUIRE", "").split(",")
-        (pytest.fail if required else pytest.skip)(f"{library} is not built: make test-c")
+        (pytest.fail if required else pytest.skip)(f"{LIBRARY} is not built: make test-c")
     sysfs = Sysfs(tmp_path / "infiniband", N_NICS)
     monkeypatch.setenv("FAKE_EFA_NICS", str(N_NICS))
     monkeypatch.setenv("FAKE_EFA_SYSFS", str(sysfs.path))
-    return Fabric(library, sysfs, monkeypatch.setenv)
+    return Fabric(LIBRARY, sysfs, monkeypatch.setenv)
