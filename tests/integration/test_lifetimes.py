@@ -104,7 +104,7 @@ def test_a_region_that_its_writer_has_released_is_closed_without_it(meet, mode):
     region = m.a.engine.reg_mr(np.zeros(4096, np.uint8))
     m.b.start_flow(region.desc, 4096)
     m.world.until(lambda: region.numpy().any(), "the first write")
-    m.b.release_flow()
+    m.world.until(m.b.release_flow, "the end of its writes")
     m.world.fired(m.b, m.b.fence())  # it has said so before it asked this
     m.process.suspend()
     region.close(DEADLINE_S)

@@ -129,10 +129,12 @@ class Party:
         return self.flow.failures
 
     def release_flow(self):
-        """Stop, and forget the region that it writes to."""
-        self.flow.stop()
+        """Stop, and forget the region that it writes to; whether that is done."""
+        if not self.flow.ended():
+            return False
         self.flow.dst.close()
         self.flow = None
+        return True
 
     def start_rounds(self, desc, places, length):
         """Write to a peer that reads rounds; see rounds.py."""
@@ -194,13 +196,14 @@ class Flow:
         self.ops = []
         self.failures = []
         self.n = 0
+        self.ending = False
 
     def go_on(self):
         for op in [op for op in self.ops if op.seen()]:
             self.ops.remove(op)
             if op.status:
                 self.failures.append(op.error)
-        while len(self.ops) < self.DEPTH and len(self.failures) < 100:
+        while len(self.ops) < self.DEPTH and len(self.failures) < 100 and not self.ending:
             source = self.sources[self.n % 2]
             self.n += 1
             try:
@@ -210,9 +213,11 @@ class Flow:
             except PgError as error:
                 self.failures.append(error)
 
-    def stop(self):
-        for op in self.ops:
-            op.wait(DEADLINE_S)
+    def ended(self):
+        """Submit no more; whether all have ended. Some need the progress of their target for that."""
+        self.ending = True
+        self.go_on()
+        return not self.ops
 
 
 class RemoteParty:
