@@ -30,7 +30,7 @@ bench: venv ## measure writes between two local processes
 	pgctl bench write
 
 test: venv test-c asan tsan ## run every test: C, C under sanitizers, Python, those of verbs
-	pytest -m 'not rdma'
+	PGCTL_REQUIRE='$(PGCTL_REQUIRE),ofi:tcp,ofi:shm,ofi:fake_efa' pytest -m 'not rdma'
 	$(VENV)/bin/python tools/verbs_tests.py || [ $$? = 77 ] # it has said why
 
 test-verbs: venv build/test-c/build.ninja ## run the tests that need an RDMA device: here, or in a lab

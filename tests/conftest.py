@@ -41,11 +41,11 @@ class Way:
         return [pytest.mark.rdma] if self.name.partition("+")[0] in DEVICES else []
 
 
-def ways(impairments):
+def ways(impairments, providers):
     """Every transport that the C library declares, and each of them with each impairment."""
     for transport in transport_names():
         if transport == "ofi":
-            yield from (Way(f"ofi:{name}", "ofi", "", text) for name, text in PROVIDERS.items())
+            yield from (Way(f"ofi:{name}", "ofi", "", text) for name, text in providers.items())
             continue
         yield Way(transport, transport)
         for name, impair in impairments.items():
@@ -54,8 +54,9 @@ def ways(impairments):
 
 def pytest_generate_tests(metafunc):
     if "transport" in metafunc.fixturenames:
-        known = list(ways(getattr(metafunc.module, "IMPAIRMENTS", {})))
-        names = ["hosts", *(way.name for way in known)]
+        impairments = getattr(metafunc.module, "IMPAIRMENTS", {})
+        known = list(ways(impairments, getattr(metafunc.module, "PROVIDERS", PROVIDERS)))
+        names = ["hosts", *(way.name for way in ways(impairments, PROVIDERS))]
         if unknown := [name for name in REQUIRED if name not in names]:
             raise pytest.UsageError(f"PGCTL_REQUIRE: no transport is named {', '.join(unknown)}")
         params = [pytest.param(way, id=way.name, marks=way.marks) for way in known]

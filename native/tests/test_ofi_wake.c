@@ -26,6 +26,7 @@ static struct sleeper watch(struct end *e)
 	struct sleeper s = { .e = e, .fd = epoll_create1(EPOLL_CLOEXEC) };
 
 	CHECK(s.fd >= 0 && epoll_ctl(s.fd, EPOLL_CTL_ADD, e->d->fd, &event) == 0);
+	CHECK(e->d->nic_fd <= 0 || epoll_ctl(s.fd, EPOLL_CTL_ADD, e->d->nic_fd, &event) == 0);
 	return s;
 }
 

@@ -214,7 +214,7 @@ class Flow:
                 self.failures.append(error)
 
     def ended(self):
-        """Submit no more; whether all have ended. Some need the progress of their target for that."""
+        """Submit no more; whether all have ended, for which some need their target's progress."""
         self.ending = True
         self.go_on()
         return not self.ops

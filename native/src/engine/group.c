@@ -121,7 +121,8 @@ static int open_domain(struct pg_group *g, const struct pg_domain_config *config
 		goto err_close;
 	}
 	/* edge-triggered: a doorbell that rings late must not wake more than once */
-	if (d->fd >= 0 && epoll_ctl(g->epoll, EPOLL_CTL_ADD, d->fd, &event)) {
+	if ((d->fd >= 0 && epoll_ctl(g->epoll, EPOLL_CTL_ADD, d->fd, &event)) ||
+	    (d->nic_fd > 0 && epoll_ctl(g->epoll, EPOLL_CTL_ADD, d->nic_fd, &event))) {
 		rc = error_set(err, -errno, "cannot watch %s: %s", d->name, strerror(errno));
 		goto err_close;
 	}

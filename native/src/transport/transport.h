@@ -47,6 +47,7 @@ struct domain {
 	struct pg_caps caps;
 	struct pg_nic_stats stats; /* the engine's: of connections that are closed */
 	int fd;         /* readable when something may have arrived after arm; -1: none */
+	int nic_fd;     /* readable when there may be news of the NIC; 0: fd says that as well */
 	unsigned index; /* in its group, 0..PG_MAX_DOMAINS-1 */
 	uint32_t rail;  /* NICs of one rail prefer each other; 0: none is known */
 	char name[32];  /* for people: "shm0", "mlx5_0:1" */

@@ -206,6 +206,8 @@ static int watch_both(struct impaired_domain *d, struct pg_error *err)
 		goto close_timer;
 	}
 	if (epoll_ctl(d->domain.fd, EPOLL_CTL_ADD, d->inner->fd, &event) ||
+	    (d->inner->nic_fd > 0 &&
+	     epoll_ctl(d->domain.fd, EPOLL_CTL_ADD, d->inner->nic_fd, &event)) ||
 	    epoll_ctl(d->domain.fd, EPOLL_CTL_ADD, d->timer, &event)) {
 		rc = error_set(err, -errno, "cannot watch %s: %m", d->domain.name);
 		goto close_epoll;
@@ -236,6 +238,7 @@ int impaired_open(const struct transport *transport, const char *spec, uint64_t 
 		goto free_domain;
 	d->inner->index = options->index;
 	d->domain = *d->inner;
+	d->domain.nic_fd = 0; /* ours says that */
 	d->domain.transport = &d->table;
 	d->table = *transport;
 	d->timer = -1;

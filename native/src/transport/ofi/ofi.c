@@ -117,21 +117,20 @@ static int open_fabric(struct ofi_domain *d, struct pg_error *err)
 	return open_cq(d, err);
 }
 
-/* One descriptor that says that something may have come or that the port may have changed. */
+/* The queue's own, or the timer: each epoll that it goes through is one of the few that may be nested, and
+ * libfabric has some below, the engine and its caller some above. */
 static int open_fd(struct ofi_domain *d, struct pg_error *err)
 {
-	const int fds[] = { d->cq_fd, d->nap_fd, ofi_link_fd(d) };
-	struct epoll_event event;
+	struct epoll_event event = { .events = EPOLLIN | EPOLLET };
 
-	d->domain.fd = epoll_create1(EPOLL_CLOEXEC);
-	if (d->domain.fd < 0)
+	d->domain.fd = d->cq_fd >= 0 ? d->cq_fd : d->nap_fd;
+	if (ofi_link_fd(d) >= 0)
+		d->domain.nic_fd = ofi_link_fd(d);
+	d->rung = epoll_create1(EPOLL_CLOEXEC);
+	if (d->rung < 0)
 		return error_set(err, -errno, "epoll: %m");
-	for (unsigned i = 0; i < 3; i++) {
-		event = (struct epoll_event){ .events = EPOLLIN | (i ? 0 : EPOLLET),
-					      .data.fd = fds[i] };
-		if (fds[i] >= 0 && epoll_ctl(d->domain.fd, EPOLL_CTL_ADD, fds[i], &event))
-			return error_set(err, -errno, "cannot watch %s: %m", d->domain.name);
-	}
+	if (d->cq_fd >= 0 && epoll_ctl(d->rung, EPOLL_CTL_ADD, d->cq_fd, &event))
+		return error_set(err, -errno, "cannot watch %s: %m", d->domain.name);
 	return 0;
 }
 
@@ -219,8 +218,8 @@ static void ofi_close(struct domain *domain)
 {
 	struct ofi_domain *d = ofi_domain(domain);
 
-	if (d->domain.fd >= 0)
-		close(d->domain.fd);
+	if (d->rung >= 0)
+		close(d->rung);
 	if (d->nap_fd >= 0)
 		close(d->nap_fd);
 	ofi_link_close(d);
@@ -313,7 +312,7 @@ static int ofi_open(const struct domain_options *options, struct domain **domain
 		return error_set(err, -ENOMEM, "no memory for a NIC of libfabric");
 	d->domain.transport = &transport_ofi;
 	d->domain.index = options->index;
-	d->domain.fd = d->cq_fd = d->nap_fd = -1;
+	d->domain.fd = d->cq_fd = d->nap_fd = d->rung = -1;
 	pthread_mutex_init(&d->lock, NULL);
 	list_init(&d->closed);
 	list_init(&d->addresses);

@@ -199,6 +199,7 @@ struct ofi_domain {
 	struct list lingering_link; /* among NICs that wait to be closed, see ofi.c */
 	struct ofi_link *link;
 	int cq_fd, nap_fd; /* either */
+	int rung;          /* an epoll of cq_fd: whether it has become readable once more */
 	uint64_t nap_ns;
 	unsigned polls;
 	bool down, tell_nic;

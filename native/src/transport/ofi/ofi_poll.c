@@ -13,7 +13,7 @@
 #define READS 256 /* completions read in a poll: they may come as fast as they are read */
 /* Between looks of who sleeps where nothing rings. */
 #define NAP_MIN_NS 20000ull
-#define NAP_MAX_NS 1000000ull
+#define NAP_MAX_NS 200000ull
 
 /* Where arrivals go. */
 struct room {
@@ -431,12 +431,9 @@ static void nap(struct ofi_domain *d)
 /* Whether the queue's descriptor has rung since it was asked last. */
 static bool has_rung(const struct ofi_domain *d)
 {
-	struct epoll_event events[3];
-	bool rung = false;
+	struct epoll_event event;
 
-	for (int n = epoll_wait(d->domain.fd, events, 3, 0); n > 0;)
-		rung |= events[--n].data.fd == d->cq_fd;
-	return rung;
+	return epoll_wait(d->rung, &event, 1, 0) == 1;
 }
 
 /* tcp of 1.17 says always that one may, and its descriptor may stay readable for ever: what counts is whether

@@ -26,7 +26,8 @@ static struct ofi_send *take(struct ofi_domain *d)
 void ofi_send_free(struct ofi_domain *d, struct ofi_send *send)
 {
 	list_remove(&send->link);
-	list_append(&d->free_sends, &send->link);
+	/* In front: it is still in the cache. */
+	list_append(d->free_sends.next, &send->link);
 	d->n_free++;
 }
 
