@@ -47,7 +47,7 @@ def parse_pkey(text: str) -> int:
 def parse_provider(text: str) -> str:
     """The name of a libfabric provider. Raises ValueError, which says what it should be."""
     if not re.fullmatch(r"[A-Za-z0-9_;-]{1,31}", text):
-        raise ValueError("a provider of libfabric: efa, tcp or verbs;ofi_rxm")
+        raise ValueError("a provider of libfabric: efa, cxi, tcp or shm")
     return text
 
 

@@ -248,14 +248,13 @@ def test_the_engine_is_configured_with_it(monkeypatch, built):
         ("", "provider=efa", EFA),
         ("provider=tcp", "", ()),
         ("", "emulated=1,provider=tcp", ()),
-        ("provider=verbs", "provider=tcp", ("rdmap44s0",)),
-        ("provider=verbs;ofi_rxm", "", ("rdmap44s0",)),
+        ("provider=efa", "provider=tcp", EFA),
     ],
 )
 def test_rdma_devices_of_the_provider_that_is_meant(monkeypatch, built, options, environ, found):
     machine(monkeypatch, built, "efa32")
     efa = [("efa", f"{nic}-rdm", 100_000) for nic in EFA]
-    offers(monkeypatch, *efa, ("verbs;ofi_rxm", "rdmap44s0", 0), ("tcp", "eth0", 0))
+    offers(monkeypatch, *efa, ("verbs;ofi_rxm", EFA[0], 0), ("tcp", "eth0", 0))
     monkeypatch.setenv("PGCTL_OFI", environ)
     over = spec("ofi", nic_options={"ofi": options})
     mine = with_devices(HERE, "ofi", over, AS_GROUPED)

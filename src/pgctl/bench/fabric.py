@@ -24,8 +24,8 @@ from pgctl.hardware.selection import Candidate, Selection, SelectionError, choos
 
 _LANES = "shm"
 """The transport whose NICs are threads."""
-_RDMA_PROVIDERS = ("efa", "verbs;ofi_rxm")
-"""Of libfabric, whose NICs are RDMA devices; the better one first."""
+_EFA = "efa"
+"""The provider of libfabric whose NICs are RDMA devices."""
 
 
 class NoTransportError(RuntimeError):
@@ -254,22 +254,19 @@ def _with_libfabric(own: Equipment, spec: Spec, count: int) -> Equipment:
 
 
 def _offered(facts: Facts, spec: Spec) -> set[str]:
-    """RDMA devices that the provider asked for has, or else the better one."""
+    """RDMA devices of EFA, if that is the provider that is meant."""
     if not facts.nics:
         return set()
     asked = _provider(options(OFI, spec) or os.environ.get("PGCTL_OFI", ""))
+    if asked not in ("", _EFA):
+        return set()
     _, offers = fabric_facts()
-    for provider in _RDMA_PROVIDERS:
-        if asked in ("", provider, provider.partition(";")[0]):
-            domains = [offer.domain for offer in offers if offer.provider == provider]
-            found = {
-                nic.name
-                for nic in facts.nics
-                if any(d == nic.name or d.startswith(f"{nic.name}-") for d in domains)
-            }
-            if found:
-                return found
-    return set()
+    domains = [offer.domain for offer in offers if offer.provider == _EFA]
+    return {
+        nic.name
+        for nic in facts.nics
+        if any(d == nic.name or d.startswith(f"{nic.name}-") for d in domains)
+    }
 
 
 def _provider(given: str) -> str:

@@ -292,8 +292,8 @@ _FLAGS: dict[str, Decorator] = {
     "provider": click.option(
         "--provider",
         type=ProviderName(),
-        help="Of libfabric: efa, verbs;ofi_rxm, cxi, tcp or shm.  [default: the first of these "
-        "that is there and reaches other hosts]",
+        help="Of libfabric: efa, cxi, tcp or shm.  [default: the first of these that is there and "
+        "reaches other hosts]",
     ),
     "progress": click.option(
         "--progress",
