@@ -88,22 +88,24 @@ uint64_t group_sleep_ns(struct pg_group *g, uint64_t limit_ns)
 	return limit_ns < ns ? limit_ns : ns;
 }
 
-/* Sleeps until something may have happened, at most timeout_ns. -EINTR when a signal came. */
+/* Sleeps until something may have happened, at most timeout_ns; whether it did. -EINTR when a signal came. */
 static int group_sleep(struct pg_group *g, uint64_t timeout_ns)
 {
 	uint64_t limit;
+	bool safe;
 	int rc = 0;
 
 	if (!may_sleep(g))
 		return 0;
 	ops_share(g);
 	limit = group_sleep_ns(g, timeout_ns);
-	if (group_arm(g, true))
+	safe = group_arm(g, true);
+	if (safe)
 		rc = watches_serve(g, limit);
 	group_arm(g, false);
 	try_all_again(g);
 	group_tick(g);
-	return rc == -EINTR ? rc : 0;
+	return rc == -EINTR ? rc : safe;
 }
 
 /* ---- Sharing the lock ---- */
@@ -240,8 +242,11 @@ static int lead(struct pg_group *g, struct wait *w)
 		if (!g->config->busy_poll && g->now - idle_since >= g->spin_ns) {
 			int rc = group_sleep(g, time_left(w, g->now));
 
-			if (rc)
+			if (rc < 0)
 				return rc;
+			/* Much of a transfer may come before any of it has arrived. */
+			if (rc == 0)
+				idle_since = 0;
 		}
 	}
 }

@@ -13,8 +13,8 @@ struct signals {
 	struct sigaction were[SIGNALS_MAX];
 };
 
-/* Around calls of such a library. Of the whole process: what another thread sets meanwhile is undone as
- * well. */
+/* Around calls of such a library, one thread at a time: the next waits in signals_save. Of the whole process:
+ * what others set meanwhile is undone as well. */
 void signals_save(struct signals *s);
 void signals_restore(const struct signals *s);
 
