@@ -36,14 +36,11 @@ static const struct pg_caps ofi_caps = {
 
 static void fill_caps(struct pg_caps *caps, const struct ofi_nic *nic)
 {
-	const char *provider = nic->info->fabric_attr->prov_name;
-	bool efa = !strcmp(provider, "efa");
-
 	*caps = ofi_caps;
 	caps->can_fence = nic->fences;
-	caps->placement_once = !efa;
-	caps->wait_fd = !efa; /* what is there is seen when it is opened */
-	caps->reaches_hosts = strcmp(provider, "shm") != 0;
+	caps->placement_once = !nic->efa;
+	caps->wait_fd = !nic->efa; /* what is there is seen when it is opened */
+	caps->reaches_hosts = !nic->local;
 	caps->link_mbit_s = nic->link_mbit_s;
 	caps->gpu = nic->info->caps & FI_HMEM;
 	if (nic->info->ep_attr->max_msg_size < caps->max_write)
@@ -235,7 +232,7 @@ static void ofi_close(struct domain *domain)
 /* Both were seen to cost people days. */
 static const char *if_silent(const struct ofi_domain *d)
 {
-	if (!strcmp(ofi_provider(d), "efa"))
+	if (d->nic.efa)
 		return "; EFA passes only between members of a security group that allows all "
 		       "traffic to and from itself, in both directions: does it?";
 	return d->nic.own_endpoints ? "; does a firewall drop what goes to the ports of libfabric, "

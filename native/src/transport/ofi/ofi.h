@@ -55,9 +55,10 @@ struct ofi_nic {
 	uint8_t provider;     /* for ofi_provider_name */
 	uint64_t link_mbit_s;
 	uint32_t rail;
+	bool efa, local;    /* it is EFA's; it reaches this host alone */
 	bool own_endpoints; /* a connection writes through an endpoint of its own */
 	bool fences;        /* what a stopped connection had sent does not land for ever */
-	/* An endpoint cannot be closed before its NIC (ofi_rxm leaves it in the queue's wait set). */
+	/* An endpoint is not closed before its NIC: others use its memory, or regions are bound to it. */
 	bool keeps;
 	/* Nor a NIC before all of its kind in the process, which go on using its memory (shm). */
 	bool lingers;

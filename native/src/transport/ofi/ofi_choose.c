@@ -3,7 +3,6 @@
  * Which provider and NIC it is to be, and why. */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <ifaddrs.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 #include "transport/ofi/ofi.h"
 #include "util/cuda.h"
 #include "util/error.h"
+#include "util/rail.h"
 
 #define MR_MODES (FI_MR_LOCAL | FI_MR_VIRT_ADDR | FI_MR_ALLOCATED | FI_MR_PROV_KEY | FI_MR_ENDPOINT)
 #define MBIT 1000000
@@ -21,6 +21,7 @@ struct provider {
 	const char *name, *asked; /* by which it is asked for, if another */
 	int rank;
 	bool own_endpoints;  /* they are cheap */
+	bool local;          /* it reaches this host alone */
 	bool fences;         /* its device or kernel does not send for ever what was given up */
 	bool keeps, lingers; /* see struct ofi_nic, */
 	unsigned bare;       /* also of this */
@@ -28,14 +29,11 @@ struct provider {
 	bool unasked;        /* it is chosen also if nobody asks for it */
 };
 
+/* efa is the first, see struct ofi_nic. */
 static const struct provider providers[] = {
 	{ .name = "efa", .rank = 0, .fences = true, .names_sources = true, .unasked = true },
-	{ .name = "verbs;ofi_rxm",
-	  .asked = "verbs",
-	  .rank = 1,
-	  .fences = true,
-	  .keeps = true,
-	  .unasked = true },
+	/* Names no sources: known only to be refused with that reason. */
+	{ .name = "verbs;ofi_rxm", .asked = "verbs", .rank = 1 },
 	{ .name = "cxi", .rank = 1, .fences = true, .unasked = true },
 	{ .name = "tcp", .rank = 2, .own_endpoints = true, .fences = true, .unasked = true },
 	/* What is tcp since libfabric 1.18, as 1.17 has it. */
@@ -45,8 +43,13 @@ static const struct provider providers[] = {
 	  .own_endpoints = true,
 	  .fences = true,
 	  .unasked = true },
-	/* Reaches this host alone. */
-	{ .name = "shm", .rank = 5, .fences = true, .keeps = true, .lingers = true, .bare = 1 },
+	{ .name = "shm",
+	  .rank = 4,
+	  .local = true,
+	  .fences = true,
+	  .keeps = true,
+	  .lingers = true,
+	  .bare = 1 },
 };
 
 #define N_PROVIDERS (sizeof(providers) / sizeof(providers[0]))
@@ -266,39 +269,17 @@ static void say_why(const struct choice *c, const struct fi_info *info, char *wh
 
 /* ---- What is known of it ---- */
 
-static uint32_t hash(const uint8_t *bytes, size_t n)
-{
-	uint32_t h = 2166136261u; /* FNV-1a */
-
-	for (size_t i = 0; i < n; i++)
-		h = (h ^ bytes[i]) * 16777619u;
-	return h ? h : 1;
-}
-
-/* NICs of one subnet are one rail. */
 static uint32_t rail_of(const struct fi_info *info)
 {
-	const struct sockaddr_in *in = info->src_addr;
-	struct ifaddrs *all, *a;
-	uint32_t net[2] = { 0, 0 };
-
-	if (info->addr_format == FI_SOCKADDR_IN6)
-		return hash((const uint8_t *)info->src_addr +
-				    offsetof(struct sockaddr_in6, sin6_addr),
-			    8);
-	if (info->addr_format != FI_SOCKADDR_IN || getifaddrs(&all))
+	switch (info->addr_format) {
+	case FI_SOCKADDR_IN:
+		return rail_of_ipv4(((const struct sockaddr_in *)info->src_addr)->sin_addr.s_addr);
+	case FI_SOCKADDR_IN6:
+		return rail_of_prefix(
+			((const struct sockaddr_in6 *)info->src_addr)->sin6_addr.s6_addr);
+	default:
 		return 0;
-	for (a = all; a; a = a->ifa_next) {
-		const struct sockaddr_in *at = (const struct sockaddr_in *)(void *)a->ifa_addr;
-
-		if (!at || at->sin_family != AF_INET || !a->ifa_netmask ||
-		    at->sin_addr.s_addr != in->sin_addr.s_addr)
-			continue;
-		net[1] = ((const struct sockaddr_in *)(void *)a->ifa_netmask)->sin_addr.s_addr;
-		net[0] = in->sin_addr.s_addr & net[1];
 	}
-	freeifaddrs(all);
-	return net[1] ? hash((const uint8_t *)net, sizeof(net)) : 0;
 }
 
 int ofi_choose(const struct libfabric *lib, const struct ofi_options *options, const char *device,
@@ -308,6 +289,7 @@ int ofi_choose(const struct libfabric *lib, const struct ofi_options *options, c
 	const struct provider *p;
 	struct fi_info *all = NULL;
 	const struct fi_info *info;
+	bool binds;
 	int rc = 0;
 
 	*nic = (struct ofi_nic){ 0 };
@@ -339,13 +321,15 @@ int ofi_choose(const struct libfabric *lib, const struct ofi_options *options, c
 		nic->link_mbit_s = info->nic->link_attr->speed / MBIT;
 	nic->rail = rail_of(info);
 	nic->provider = (uint8_t)(p - providers);
-	nic->own_endpoints = p && p->own_endpoints &&
-			     !(info->domain_attr->mr_mode & FI_MR_ENDPOINT);
-	nic->fences = p && p->fences;
-	/* Regions are bound to the endpoint through which they are written, for as long as they are. */
-	nic->keeps = (p && p->keeps) || (info->domain_attr->mr_mode & FI_MR_ENDPOINT);
-	nic->lingers = p && p->lingers;
-	nic->bare = p ? p->bare : 0;
+	nic->efa = p == &providers[0];
+	nic->local = p->local;
+	/* Where regions are bound to the endpoint through which they are written, it is one and stays. */
+	binds = info->domain_attr->mr_mode & FI_MR_ENDPOINT;
+	nic->own_endpoints = p->own_endpoints && !binds;
+	nic->fences = p->fences;
+	nic->keeps = p->keeps || binds;
+	nic->lingers = p->lingers;
+	nic->bare = p->bare;
 free_all:
 	if (all)
 		lib->freeinfo(all);

@@ -108,7 +108,7 @@ static int check_efa(struct ofi_domain *d, struct ofi_endpoint *e, struct pg_err
 	bool emulated = true, off = false;
 	size_t size = sizeof(emulated);
 
-	if (strcmp(ofi_provider(d), "efa") != 0)
+	if (!d->nic.efa)
 		return 0;
 	if (fi_getopt(&e->fid->fid, FI_OPT_ENDPOINT, OPT_EFA_EMULATED_WRITE, &emulated, &size))
 		emulated = true;

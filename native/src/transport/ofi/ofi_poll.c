@@ -59,7 +59,7 @@ static int own_fault_efa(int prov_errno)
  * that does not tell (tcp). */
 static int own_fault(const struct ofi_domain *d, const struct fi_cq_err_entry *e)
 {
-	if (!strcmp(ofi_provider(d), "efa"))
+	if (d->nic.efa)
 		return own_fault_efa(e->prov_errno);
 	switch (e->err) {
 	case FI_EACCES:

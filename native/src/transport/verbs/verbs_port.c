@@ -3,7 +3,6 @@
  * Which device, which port, and by which of its addresses it is reached. */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <ifaddrs.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 #include "transport/verbs/verbs.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/rail.h"
 
 #define PKEY_MASK 0x7fff /* bit 15 says whether it is a full member */
 
@@ -102,45 +102,14 @@ static int choose_gid(const struct ibverbs *lib, const struct verbs_options *opt
 	return 0;
 }
 
-static uint32_t hash(const uint8_t *bytes, size_t n)
-{
-	uint32_t h = 2166136261u; /* FNV-1a */
-
-	for (size_t i = 0; i < n; i++)
-		h = (h ^ bytes[i]) * 16777619u;
-	return h ? h : 1;
-}
-
-/* The network mask of the interface that has this address. */
-static uint32_t mask_of(uint32_t ip)
-{
-	struct ifaddrs *all;
-	uint32_t mask = 0;
-
-	if (getifaddrs(&all))
-		return 0;
-	for (struct ifaddrs *i = all; i; i = i->ifa_next) {
-		const struct sockaddr_in *at = (const void *)i->ifa_addr;
-
-		if (at && at->sin_family == AF_INET && at->sin_addr.s_addr == ip && i->ifa_netmask)
-			mask = ((const struct sockaddr_in *)(const void *)i->ifa_netmask)
-				       ->sin_addr.s_addr;
-	}
-	freeifaddrs(all);
-	return mask;
-}
-
-/* Ports of one subnet are one rail. */
 static uint32_t rail_of(const union ibv_gid *gid)
 {
-	uint32_t net[2];
+	uint32_t ip;
 
 	if (!is_mapped_ipv4(gid))
-		return hash(gid->raw, 8);
-	memcpy(&net[0], gid->raw + 12, sizeof(net[0]));
-	net[1] = mask_of(net[0]);
-	net[0] &= net[1];
-	return hash((const uint8_t *)net, sizeof(net));
+		return rail_of_prefix(gid->raw);
+	memcpy(&ip, gid->raw + 12, sizeof(ip));
+	return rail_of_ipv4(ip);
 }
 
 static int choose_pkey(const struct ibverbs *lib, const struct verbs_options *options,
