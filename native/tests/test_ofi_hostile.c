@@ -115,8 +115,16 @@ static const struct sockaddr *name_of(const struct ofi_endpoint *e)
 	return (const struct sockaddr *)(const void *)e->name;
 }
 
+static int stranger_to(const struct ofi_endpoint *e)
+{
+	int fd = socket(name_of(e)->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	CHECK(fd >= 0 && !connect(fd, name_of(e), e->name_len));
+	return fd;
+}
+
 /* Anybody may connect to an endpoint and say nothing, also for longer than it is there. */
-static void test_strangers(struct end *a, struct end *b)
+static void test_silent_strangers(struct end *a, struct end *b)
 {
 	const struct ofi_endpoint *endpoints[2];
 	int fds[2];
@@ -127,12 +135,8 @@ static void test_strangers(struct end *a, struct end *b)
 		connect_ends(a, b);
 		endpoints[0] = ofi_conn(a->c)->writer;
 		endpoints[1] = ofi_conn(a->c)->messenger;
-		for (unsigned k = 0; k < 2; k++) {
-			const struct sockaddr *name = name_of(endpoints[k]);
-
-			fds[k] = socket(name->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-			CHECK(fds[k] >= 0 && !connect(fds[k], name, endpoints[k]->name_len));
-		}
+		for (unsigned k = 0; k < 2; k++)
+			fds[k] = stranger_to(endpoints[k]);
 		poll_end(a);
 		poll_end(a);
 		disconnect(a, b);
@@ -144,6 +148,40 @@ static void test_strangers(struct end *a, struct end *b)
 		poll_for(a, b, 1000000);
 	}
 	UNTIL_WHOLE(a, b);
+}
+
+/* Or leave at once, when errno says EAGAIN, of whatever came before. */
+static void test_hasty_strangers(struct end *a, struct end *b)
+{
+	const struct ofi_domain *d = ofi_domain(a->d);
+	unsigned before;
+
+	if (!d->nic.own_endpoints)
+		return;
+	connect_ends(a, b);
+	before = open_fds();
+	for (unsigned i = 0; i < 20; i++) {
+		close(stranger_to(ofi_conn(a->c)->writer));
+		for (unsigned k = 0; k < 4; k++) {
+			errno = EAGAIN;
+			poll_end(a);
+		}
+		CHECK_EQ(open_fds(), before);
+	}
+	disconnect(a, b);
+	UNTIL_WHOLE(a, b);
+	before = open_fds();
+	connect_ends(a, b);
+	for (unsigned i = 0; i < 20; i++) {
+		close(stranger_to(ofi_conn(a->c)->writer));
+		for (unsigned k = 0; k < 4; k++) {
+			errno = EAGAIN; /* as a call that came before in libfabric may leave it */
+			fi_cq_read(d->cq, NULL, 0);
+		}
+	}
+	disconnect(a, b);
+	UNTIL_WHOLE(a, b);
+	CHECK_EQ(open_fds(), before);
 }
 
 /* A message with data is a message: it takes no receive away, and counts nothing. */
@@ -189,7 +227,8 @@ static void run(const struct ofi_way *way)
 	test_offers(&a, &b);
 	test_hostile_offers(&a, &b);
 	test_stolen_address(&a, &b);
-	test_strangers(&a, &b);
+	test_silent_strangers(&a, &b);
+	test_hasty_strangers(&a, &b);
 	test_messages_with_data(&a, &b);
 	close_end(&a);
 	close_end(&b);

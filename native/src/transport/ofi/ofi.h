@@ -274,8 +274,19 @@ void ofi_endpoints_free(struct ofi_domain *d);
 bool ofi_receive_again(struct ofi_receive *r);
 
 /* ofi_strangers.c */
-/* Before an endpoint of tcp is closed, with the domain locked. */
-void ofi_strangers_leave(const struct ofi_domain *d, const struct ofi_endpoint *e);
+struct ofi_strangers {
+	struct ofi_stranger {
+		int fd;
+		ino_t socket;
+	} *all;
+	size_t n;
+};
+
+/* Before an endpoint of tcp is closed, with the domain locked; */
+void ofi_strangers_leave(const struct ofi_domain *d, const struct ofi_endpoint *e,
+			 struct ofi_strangers *s);
+/* after it. */
+void ofi_strangers_close(struct ofi_strangers *s);
 
 /* ofi_address.c, with the domain locked */
 int ofi_address_take(struct ofi_domain *d, const uint8_t *name, uint32_t len,

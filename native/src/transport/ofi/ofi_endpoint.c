@@ -75,12 +75,14 @@ static int start_receives(struct ofi_domain *d, struct ofi_endpoint *e, struct p
 /* Where that fails it stays open: the provider still has its memory, and may end what was posted. */
 static void close_fid(const struct ofi_domain *d, struct ofi_endpoint *e)
 {
-	int rc = 0;
+	struct ofi_strangers strangers;
+	int rc;
 
-	if (e->fid) {
-		ofi_strangers_leave(d, e);
-		rc = fi_close(&e->fid->fid);
-	}
+	if (!e->fid)
+		return;
+	ofi_strangers_leave(d, e, &strangers);
+	rc = fi_close(&e->fid->fid);
+	ofi_strangers_close(&strangers);
 	if (rc)
 		log_warn("%s: an endpoint of libfabric is not closed: %s", d->domain.name,
 			 d->lib->strerror(-rc));

@@ -195,6 +195,7 @@ static ssize_t read_some(struct ofi_domain *d, struct fi_cq_data_entry *entries,
 {
 	if (d->lost)
 		return -FI_EAGAIN;
+	errno = 0; /* else a socket that is left in there may stay open, see ofi_strangers.c */
 	return d->wide ? fi_cq_read(d->cq, entries, n) : fi_cq_readfrom(d->cq, entries, n, from);
 }
 
