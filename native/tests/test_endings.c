@@ -314,12 +314,12 @@ static void test_group_goes(void)
 
 /* Whoever calls often enough for heartbeats is heard often enough, though each call does little; and
  * one that was busy for long finds its timer set when it goes to sleep. */
-static void test_seldom(void)
+static void test_seldom(bool busy)
 {
 	struct pg_config config;
 	struct pg_event e;
 	struct side a, b;
-	int32_t never = 0;
+	int32_t never = 0, sent[25];
 
 	CHECK(pg_config_init(&config, NULL) == 0);
 	config.heartbeat_ns = 50000000;
@@ -328,7 +328,10 @@ static void test_seldom(void)
 	open_shm(&b, PG_PROGRESS_WORKER, &config);
 	side_meet(&a, &b);
 	CHECK(pg_connect(a.g, a.peer, 10 * SECOND, NULL) == 0);
+	side_meet(&b, &a);
 	for (unsigned i = 0; i < 25; i++) {
+		CHECK(!busy || !pg_submit_single_write(b.g, 8, 7, b.mr, 0, b.remote, 0, 0, &sent[i],
+						       NULL));
 		pg_progress(a.g);
 		CHECK(pg_wait_flags(b.g, &never, 1, 40000000) == -ETIMEDOUT); /* meanwhile */
 		while (pg_poll_events(b.g, &e, 1) == 1)
@@ -350,7 +353,8 @@ int main(void)
 	test_expect_the_dead();
 	test_split_ends_once();
 	test_group_goes();
-	test_seldom();
+	test_seldom(false);
+	test_seldom(true); /* each call finds something */
 	printf("endings: last words, late writers, calls from within, groups that go, pauses\n");
 	return 0;
 }

@@ -29,9 +29,6 @@
 
 #define SPARE_CORES 3 /* two ranks and a worker */
 #define SPIN_NS 50000
-/* A round costs as much as the clock, or much less where that is a system call. Powers of two. */
-#define CLOCK_ROUNDS 16
-#define SLOW_CLOCK_ROUNDS 1024
 #define GOODBYE_POLL_NS 200000
 #define LEAVING "the engine is shutting down"
 
@@ -265,7 +262,6 @@ int group_create(struct pg_engine *e, unsigned index, const struct pg_group_conf
 	g->worker_cpu = config->worker_cpu;
 	g->worker_mode = choose_worker(config->progress);
 	g->slow_clock = clock_is_slow();
-	g->clock_mask = (g->slow_clock ? SLOW_CLOCK_ROUNDS : CLOCK_ROUNDS) - 1;
 	g->spin_ns = choose_spin(g->config->spin_ns, g->worker_mode);
 	list_init(&g->active);
 	list_init(&g->dirty);

@@ -23,6 +23,10 @@
 #include "util/fork_fds.h"
 
 #define CONTROL_NS 50000ull /* control sockets this often: their poll is a system call */
+/* A round costs as much as the clock, or much less where that is a system call. Powers of two. */
+#define CLOCK_ROUNDS 16
+#define SLOW_CLOCK_ROUNDS 1024
+#define PACE_NS MS /* but where they take long it is read about so often */
 #define SUBMIT_BATCH 256
 #define MAX_WATCHED 32
 #define MS 1000000ull
@@ -282,6 +286,17 @@ static int chores(struct pg_group *g)
 	return n + (g->n_watchers ? watchers_poll(g) : 0);
 }
 
+/* The time since the clock was read last. */
+static void set_pace(struct pg_group *g, uint64_t ns)
+{
+	uint32_t most = (g->slow_clock ? SLOW_CLOCK_ROUNDS : CLOCK_ROUNDS) - 1;
+
+	if (ns > PACE_NS)
+		g->clock_mask = 0;
+	else if (ns < PACE_NS / 4 && g->clock_mask < most)
+		g->clock_mask = 2 * g->clock_mask + 1;
+}
+
 int group_round(struct pg_group *g)
 {
 	int n = group_start_submitted(g);
@@ -300,8 +315,11 @@ int group_round(struct pg_group *g)
 	g->rounds++;
 	/* What woke wait_fd has to be served, or it stays readable. */
 	if (group_read_clock(g) || __builtin_expect(was_armed, 0)) {
+		uint64_t before = g->now;
+
 		ops_share(g);
 		n += group_tick(g);
+		set_pace(g, g->now - before);
 	}
 	return n;
 }

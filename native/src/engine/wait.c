@@ -398,8 +398,7 @@ int pg_progress(struct pg_group *g)
 		return -ESTALE;
 	if (!g->worker_mode && lock_try(&g->progress)) {
 		n = group_round(g);
-		if (n == 0)
-			n = tick_after_pause(g);
+		n += tick_after_pause(g);
 		group_unlock(g);
 	}
 	return n;
