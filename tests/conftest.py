@@ -18,12 +18,13 @@ FAKE_EFA = Path(__file__).parent.parent / "build/test-c/native/libfabric_fake_ef
 PROVIDERS = {
     "tcp": "provider=tcp",
     "shm": "provider=shm",
+    "verbs": "provider=verbs",
     "fake_efa": f"library={FAKE_EFA}",
 }
 """Options of ofi, each a way of its own."""
 FRAGILE = {"ofi:shm": "who is stopped in libfabric's shm may hold a lock that its peers spin on"}
 """Ways in which tests that stop or kill a process (marked: hurts) do more than they mean to."""
-DEVICES = {"verbs"}
+DEVICES = {"verbs", "ofi:verbs"}
 """Ways that need an RDMA device."""
 
 

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import rdma_lab
@@ -24,9 +25,12 @@ LIMIT_S = 900
 
 
 # What goes wrong on purpose does so above a transport, bounce buffers are of another one.
-OF_VERBS = ("-m", "rdma", "-k", "not verbs+ and not bounce")
+OF_VERBS = ("-m", "rdma", "-k", "not verbs+ and not bounce and not ofi:verbs")
 # The rest needs no NICs of a kernel, and takes 3 minutes in one like this.
 OF_TCP = ("-k", "ofi:tcp and (every_size or rails or dead_peer)")
+OF_RXM = ("-k", "ofi:verbs and (test_conformance or a_stopped_peer) or test_rxm")
+# It has queues for all peers there might be, longer than Soft-RoCE's, and buffers for each entry.
+SMALL_RXM = {"FI_UNIVERSE_SIZE": "16", "FI_OFI_RXM_BUFFER_SIZE": "4608"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Run:
     tests: tuple[str, ...]
     which: tuple[str, ...] = OF_VERBS
     requires: str = "verbs"
+    environ: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -56,9 +61,13 @@ class Run:
 HERE = Run("here", ("tests",))
 EVERY_TRANSPORT = ("tests/integration/test_conformance.py", "tests/integration/test_lifetimes.py")
 IN_A_LAB = (
-    Run("four", (*EVERY_TRANSPORT, "tests/verbs", "--ignore=tests/verbs/nodes")),
+    Run(
+        "four",
+        (*EVERY_TRANSPORT, "tests/verbs", *(f"--ignore=tests/verbs/{f}" for f in ("nodes", "rxm"))),
+    ),
     Run("nodes", ("tests/verbs/nodes",)),
     Run("four", EVERY_TRANSPORT[:1], OF_TCP, "ofi:tcp"),
+    Run("four", (*EVERY_TRANSPORT, "tests/verbs/rxm"), OF_RXM, "ofi:verbs", SMALL_RXM),
 )
 
 
@@ -80,7 +89,7 @@ def find() -> Place | None:
 
 def start(place: Place, run: Run) -> int:
     """Its exit status."""
-    environ = {"PGCTL_REQUIRE": run.requires}
+    environ = {"PGCTL_REQUIRE": run.requires, **run.environ}
     if place.lab is None:
         command = run.command()
         return subprocess.run(command, cwd=ROOT, env=os.environ | environ, check=False).returncode

@@ -330,8 +330,8 @@ static void test_seldom(bool busy)
 	CHECK(pg_connect(a.g, a.peer, 10 * SECOND, NULL) == 0);
 	side_meet(&b, &a);
 	for (unsigned i = 0; i < 25; i++) {
-		CHECK(!busy || !pg_submit_single_write(b.g, 8, 7, b.mr, 0, b.remote, 0, 0, &sent[i],
-						       NULL));
+		CHECK(!busy ||
+		      !pg_submit_single_write(b.g, 8, 7, b.mr, 0, b.remote, 0, 0, &sent[i], NULL));
 		pg_progress(a.g);
 		CHECK(pg_wait_flags(b.g, &never, 1, 40000000) == -ETIMEDOUT); /* meanwhile */
 		while (pg_poll_events(b.g, &e, 1) == 1)

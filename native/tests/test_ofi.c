@@ -504,6 +504,8 @@ int main(int argc, char **argv)
 		{ .name = "tcp", .options = "provider=tcp" },
 		{ .name = "shm", .options = "provider=shm" },
 		fake_way("the stand-in for EFA", argv[1], "seed=3"),
+		fake_way("the stand-in, as one that names no sources", argv[1],
+			 "seed=3,provider=verbs;ofi_rxm,dead=failed,again=2"),
 		fake_way("the stand-in for EFA, where what is in flight is late", argv[1],
 			 "seed=4,fate=late,again=0"),
 	};

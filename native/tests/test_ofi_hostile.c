@@ -90,7 +90,7 @@ static void test_stolen_address(struct end *a, struct end *b)
 	struct end b2;
 	struct wr wr;
 
-	if (ofi_domain(b->d)->wide)
+	if (ofi_domain(b->d)->whose != OFI_BY_ADDRESS)
 		return;
 	open_beside(&b2, b);
 	connect_ends(a, b);
@@ -218,6 +218,34 @@ static void test_messages_with_data(struct end *a, struct end *b)
 	UNTIL_WHOLE(a, b);
 }
 
+/* Where immediates are messages: one that is cut counts nothing. */
+static void test_cut_immediates(struct end *a, struct end *b)
+{
+	const struct ofi_conn *c;
+
+	if (ofi_domain(a->d)->whose != OFI_BY_MESSAGE)
+		return;
+	connect_ends(a, b);
+	c = ofi_conn(a->c);
+	for (size_t cut = 1; cut <= sizeof(struct ofi_imm); cut++) {
+		struct ofi_imm imm = { .header = { c->peer_nonce, c->peer_tag, OFI_IMM } };
+		struct iovec iov = { .iov_base = &imm, .iov_len = sizeof(imm) - cut };
+		struct fi_msg msg = {
+			.msg_iov = &iov,
+			.desc = &(void *){ NULL },
+			.iov_count = 1,
+			.addr = c->peer_writer->at,
+		};
+
+		while (fi_sendmsg(c->writer->fid, &msg, 0))
+			poll_end(a);
+	}
+	poll_for(a, b, 10000000);
+	CHECK_EQ(b->imms, 0);
+	disconnect(a, b);
+	UNTIL_WHOLE(a, b);
+}
+
 static void run(const struct ofi_way *way)
 {
 	struct end a, b;
@@ -230,6 +258,7 @@ static void run(const struct ofi_way *way)
 	test_silent_strangers(&a, &b);
 	test_hasty_strangers(&a, &b);
 	test_messages_with_data(&a, &b);
+	test_cut_immediates(&a, &b);
 	close_end(&a);
 	close_end(&b);
 }
@@ -240,6 +269,8 @@ int main(int argc, char **argv)
 		{ .name = "tcp", .options = "provider=tcp" },
 		{ .name = "shm", .options = "provider=shm" },
 		fake_way("the stand-in for EFA", argv[1], "seed=9"),
+		fake_way("the stand-in, as one that names no sources", argv[1],
+			 "seed=9,provider=verbs;ofi_rxm,dead=failed"),
 	};
 
 	CHECK(argc == 2);

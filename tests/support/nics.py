@@ -6,9 +6,9 @@ from parties import pattern
 from pgctl.engine import GroupConfig, NicConfig
 
 
-def group(devices, options=""):
+def group(devices, options="", transport="verbs"):
     """These devices, as an argument of TransferEngine; "": one that the transport chooses."""
-    nics = [NicConfig(transport="verbs", device=device, options=options) for device in devices]
+    nics = [NicConfig(transport=transport, device=device, options=options) for device in devices]
     return {"groups": [GroupConfig(nics=nics, progress="inline")]}
 
 

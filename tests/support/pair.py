@@ -30,7 +30,7 @@ class Pair:
 
         def done():
             for party in self.parties:
-                assert party.rounds()[1] == []
+                assert party.rounds()[1] == [], party.rounds()[1]
             return self.a.rounds()[0] >= enough
 
         self.world.until(done, f"{n} rounds")

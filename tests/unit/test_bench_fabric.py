@@ -246,6 +246,8 @@ def test_the_engine_is_configured_with_it(monkeypatch, built):
         ("", "", EFA),
         ("provider=efa", "", EFA),
         ("", "provider=efa", EFA),
+        ("provider=verbs", "", EFA[:1]),
+        ("provider=verbs;ofi_rxm", "", EFA[:1]),
         ("provider=tcp", "", ()),
         ("", "emulated=1,provider=tcp", ()),
         ("provider=efa", "provider=tcp", EFA),
@@ -259,6 +261,13 @@ def test_rdma_devices_of_the_provider_that_is_meant(monkeypatch, built, options,
     over = spec("ofi", nic_options={"ofi": options})
     mine = with_devices(HERE, "ofi", over, AS_GROUPED)
     assert tuple(device.name for device in mine.devices) == found
+
+
+def test_rdma_devices_of_verbs_where_there_is_no_efa(monkeypatch, built):
+    machine(monkeypatch, built, "efa32")
+    offers(monkeypatch, ("verbs;ofi_rxm", EFA[0], 0), ("tcp", "eth0", 0))
+    mine = with_devices(HERE, "ofi", spec("ofi"), AS_GROUPED)
+    assert [device.name for device in mine.devices] == [EFA[0]]
 
 
 def test_nics_that_the_transport_cannot_use(monkeypatch, built):

@@ -1,12 +1,15 @@
-"""Tests in a folder named after a layout of the lab break things: they run in that lab alone."""
+"""Tests that break things: they run in a lab alone."""
 
 import os
 
 import pytest
 
+LAYOUTS = {"four": "four", "rxm": "four", "nodes": "nodes"}
+"""By folder, of the lab."""
+
 
 @pytest.fixture(autouse=True)
 def _layout(request):
-    folder = request.path.parent.name
-    if folder in {"four", "nodes"} and os.environ.get("PGCTL_LAB") != folder:
-        pytest.skip(f"layout {folder} of an RDMA lab: see docs/verbs.md")
+    layout = LAYOUTS.get(request.path.parent.name)
+    if layout and os.environ.get("PGCTL_LAB") != layout:
+        pytest.skip(f"layout {layout} of an RDMA lab: see docs/verbs.md")

@@ -159,7 +159,7 @@ int fi_fabric(struct fi_fabric_attr *attr, struct fid_fabric **fabric, void *con
 {
 	struct fake_fabric *f;
 
-	if (!attr->prov_name || strcmp(attr->prov_name, "efa"))
+	if (!attr->prov_name || strcmp(attr->prov_name, fake_settings()->provider))
 		return -FI_ENODEV;
 	f = calloc(1, sizeof(*f));
 	if (!f)

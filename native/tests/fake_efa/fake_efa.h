@@ -29,6 +29,8 @@
  *     fate=WHICH    of what is in flight when a NIC dies or its endpoint is closed: lost, placed (but not
  *                   counted), counted (but not reported as done), late, or any; any
  *     dead=WHICH    operations of a dead NIC are: silent until the endpoint is closed, failed, or any; any
+ *     provider=NAME efa, or verbs;ofi_rxm: then it stands for a provider that names no sources, and has these
+ *                   manners all the same
  *     stats         how often what happened goes to stderr at exit
  *     calm          again, double, echo and hold are 0 but where they are set after it
  */

@@ -99,6 +99,7 @@ struct settings {
 	uint64_t rdma, tx, rx;
 	uint64_t fate, dead;
 	bool emulated, wait_fd, stats;
+	const char *provider;
 };
 
 const struct settings *fake_settings(void);

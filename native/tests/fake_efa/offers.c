@@ -242,8 +242,9 @@ static bool suits(uint32_t version, const struct fi_info *hints, const char *nam
 		return false;
 	if (!hints)
 		return true;
-	if (fabric && ((fabric->prov_name && strcmp(fabric->prov_name, "efa")) ||
-		       (fabric->name && strcmp(fabric->name, "fake_efa"))))
+	if (fabric &&
+	    ((fabric->prov_name && strcmp(fabric->prov_name, fake_settings()->provider)) ||
+	     (fabric->name && strcmp(fabric->name, "fake_efa"))))
 		return false;
 	return !(hints->caps & ~CAPS) && suits_endpoint(hints) &&
 	       suits_domain(hints->domain_attr, name);
@@ -323,7 +324,7 @@ static struct fi_info *offer(uint32_t version, const struct fi_info *hints, unsi
 			     !fake_nic_down(state, &watch, clock_ns()));
 	if (info->nic && copy_text(&info->domain_attr->name, domain) &&
 	    copy_text(&info->fabric_attr->name, "fake_efa") &&
-	    copy_text(&info->fabric_attr->prov_name, "efa"))
+	    copy_text(&info->fabric_attr->prov_name, fake_settings()->provider))
 		return info;
 	fi_freeinfo(info);
 	return NULL;

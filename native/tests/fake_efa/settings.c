@@ -17,6 +17,7 @@ static _Atomic uint64_t seeds;
 
 static const char *const fates[] = { "lost", "placed", "counted", "late", "any", NULL };
 static const char *const deads[] = { "silent", "failed", "any", NULL };
+static const char *const providers[] = { "efa", "verbs;ofi_rxm", NULL };
 
 /* A setting that is not understood would be a test that does not test what it says. */
 static void __attribute__((noreturn)) refuse(const char *word)
@@ -66,6 +67,8 @@ static void set_value(struct settings *s, const char *name, const char *value)
 		s->fate = choice(name, value, fates);
 	else if (!strcmp(name, "dead"))
 		s->dead = choice(name, value, deads);
+	else if (!strcmp(name, "provider"))
+		s->provider = providers[choice(name, value, providers)];
 	else
 		refuse(name);
 }
@@ -100,6 +103,7 @@ static void parse(void)
 		.rx = 256,
 		.fate = FATE_ANY,
 		.dead = DEAD_ANY,
+		.provider = providers[0],
 	};
 	memcpy(copy, told, sizeof(copy));
 	for (word = strtok_r(copy, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {

@@ -24,8 +24,9 @@ from pgctl.hardware.selection import Candidate, Selection, SelectionError, choos
 
 _LANES = "shm"
 """The transport whose NICs are threads."""
-_EFA = "efa"
-"""The provider of libfabric whose NICs are RDMA devices."""
+_RDMA_PROVIDERS = {"efa": "efa", "verbs;ofi_rxm": "verbs"}
+"""Those of libfabric whose NICs are RDMA devices, the better ones first, and for what else they may
+be asked."""
 
 
 class NoTransportError(RuntimeError):
@@ -254,19 +255,19 @@ def _with_libfabric(own: Equipment, spec: Spec, count: int) -> Equipment:
 
 
 def _offered(facts: Facts, spec: Spec) -> set[str]:
-    """RDMA devices of EFA, if that is the provider that is meant."""
-    if not facts.nics:
-        return set()
+    """RDMA devices of the provider that is meant, if its NICs are such; of the best that has some,
+    if none is named."""
     asked = _provider(options(OFI, spec) or os.environ.get("PGCTL_OFI", ""))
-    if asked not in ("", _EFA):
+    meant = [name for name, short in _RDMA_PROVIDERS.items() if asked in ("", name, short)]
+    if not facts.nics or not meant:
         return set()
     _, offers = fabric_facts()
-    domains = [offer.domain for offer in offers if offer.provider == _EFA]
-    return {
-        nic.name
-        for nic in facts.nics
-        if any(d == nic.name or d.startswith(f"{nic.name}-") for d in domains)
-    }
+    for provider in meant:
+        # efa calls the domain of rdmap0s0 rdmap0s0-rdm
+        domains = {o.domain.removesuffix("-rdm") for o in offers if o.provider == provider}
+        if found := {nic.name for nic in facts.nics if nic.name in domains}:
+            return found
+    return set()
 
 
 def _provider(given: str) -> str:

@@ -12,12 +12,14 @@
 #include <unistd.h>
 
 #include "transport/ofi/ofi.h"
+#include "util/clock.h"
 #include "util/error.h"
 #include "util/log.h"
 #include "util/signals.h"
 
 #define CQ_ENTRIES 8192
 #define PAGE 4096
+#define DRAIN_NS 1000000000ull
 #define PACKETS_BYTES (OFI_BUFFERS * sizeof(struct ofi_packet))
 
 static const struct pg_caps ofi_caps = {
@@ -158,6 +160,9 @@ static int open_memory(struct ofi_domain *d, struct pg_error *err)
 		d->spare[d->n_spare++] = i;
 	if (d->local_mr)
 		rc = ofi_reg_own(d, d->packets, PACKETS_BYTES, FI_SEND, &d->packets_mr, err);
+	if (!rc && d->local_mr && d->whose == OFI_BY_MESSAGE)
+		rc = ofi_reg_own(d, d->sends, OFI_SENDS * sizeof(*d->sends), FI_SEND, &d->sends_mr,
+				 err);
 	return rc ? rc : ofi_reg_own(d, d->zero, PAGE, FI_REMOTE_WRITE, &d->zero_mr, err);
 }
 
@@ -176,6 +181,7 @@ static void destroy(struct ofi_domain *d)
 	CLOSE(d->zero_mr); /* first, as it may be bound to an endpoint */
 	ofi_endpoints_free(d);
 	CLOSE(d->packets_mr);
+	CLOSE(d->sends_mr);
 	CLOSE(d->cq);
 	CLOSE(d->av);
 	CLOSE(d->fid);
@@ -211,10 +217,27 @@ static void close_later(struct ofi_domain *d)
 	pthread_mutex_unlock(&lingering_lock);
 }
 
+/* Whether nothing is in flight any more. Nobody waits for its end. */
+static bool drain(struct ofi_domain *d)
+{
+	uint64_t end = clock_ns() + DRAIN_NS;
+	struct arrival arrivals[64];
+
+	while (d->sends && d->n_free < OFI_SENDS && !d->lost && clock_ns() < end)
+		ofi_poll(&d->domain, arrivals, 64, 64);
+	return !d->sends || d->n_free == OFI_SENDS;
+}
+
 static void ofi_close(struct domain *domain)
 {
 	struct ofi_domain *d = ofi_domain(domain);
 
+	/* It would crash, see ofi_choose.c. */
+	if (d->nic.rxm && !drain(d)) {
+		log_warn("%s is not closed: something is in flight to a peer that is gone",
+			 d->domain.name);
+		return;
+	}
 	if (d->rung >= 0)
 		close(d->rung);
 	if (d->nap_fd >= 0)
@@ -245,10 +268,12 @@ static void read_modes(struct ofi_domain *d)
 {
 	uint64_t modes = (uint64_t)d->nic.info->domain_attr->mr_mode;
 
-	d->wide = d->nic.info->domain_attr->cq_data_size >= sizeof(uint64_t);
+	d->whose = d->nic.info->domain_attr->cq_data_size >= sizeof(uint64_t) ? OFI_BY_DATA
+		   : d->nic.names_sources                                     ? OFI_BY_ADDRESS
+									      : OFI_BY_MESSAGE;
 	d->offsets = !(modes & FI_MR_VIRT_ADDR);
 	d->local_mr = modes & FI_MR_LOCAL;
-	if (d->wide)
+	if (d->whose != OFI_BY_ADDRESS)
 		d->nic.info->caps &= ~FI_SOURCE;
 }
 
@@ -289,7 +314,7 @@ static int open_all(struct ofi_domain *d, const struct domain_options *options,
 	if (!rc)
 		rc = ofi_endpoint_open(d, true, &d->messenger, err);
 	if (!rc && !d->nic.own_endpoints)
-		rc = ofi_endpoint_open(d, false, &d->writer, err);
+		rc = ofi_endpoint_open(d, d->whose == OFI_BY_MESSAGE, &d->writer, err);
 	if (!rc)
 		rc = open_memory(d, err);
 	if (!rc)
@@ -316,6 +341,7 @@ static int ofi_open(const struct domain_options *options, struct domain **domain
 	list_init(&d->lingering_link);
 	list_init(&d->news);
 	list_init(&d->free_sends);
+	list_init(&d->owing);
 	list_init(&d->ended);
 	list_init(&d->inbox);
 	list_init(&d->handed);

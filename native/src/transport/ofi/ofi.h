@@ -13,7 +13,8 @@
  * been stopped.
  *
  * Immediates name their connection at the receiver: in the upper half of the 64 bits that most providers
- * carry, else (efa: 32 bits) by the address they come from. Messages name it in a header.
+ * carry, else (efa: 32 bits) by the address they come from. Where they have neither (verbs;ofi_rxm) they are
+ * messages, sent when their write has been placed. Messages name it in a header.
  *
  * Threads: everything but registration belongs to the caller, who holds the engine's lock. Providers are
  * asked for FI_THREAD_DOMAIN, so that `lock` keeps registration apart from the rest. */
@@ -32,7 +33,10 @@
 #include "util/list.h"
 
 #define OFI_MAX_WRITE (1u << 20)
-#define OFI_WRITES 128 /* in flight on a connection, */
+/* In flight on a connection, so that it does not take for ever to stop: at 400 Gbit/s there are so many on
+ * the way in 0.3 ms. */
+#define OFI_BYTES (16u << 20)
+#define OFI_WRITES 128 /* likewise, */
 #define OFI_ROOM 32    /* and once full it takes writes again when there is room for so many */
 #define OFI_MESSAGES 8 /* in flight on a connection; */
 #define OFI_BUFFERS 64 /* on a NIC; and receives posted */
@@ -56,9 +60,13 @@ struct ofi_nic {
 	uint64_t link_mbit_s;
 	uint32_t rail;
 	bool efa, local;    /* it is EFA's; it reaches this host alone */
+	bool names_sources; /* of immediates, by their address */
+	/* It is ofi_rxm's, whose queue gives fewer completions than there are: also none, a few times. */
+	bool rxm;
 	bool own_endpoints; /* a connection writes through an endpoint of its own */
 	bool fences;        /* what a stopped connection had sent does not land for ever */
-	/* An endpoint is not closed before its NIC: others use its memory, or regions are bound to it. */
+	/* An endpoint is not closed before its NIC: others use its memory, or the queue does, or regions are
+	 * bound to it. */
 	bool keeps;
 	/* Nor a NIC before all of its kind in the process, which go on using its memory (shm). */
 	bool lingers;
@@ -72,26 +80,35 @@ struct ofi_token {
 	bool is_receive;
 };
 
-/* A write or message that was posted and whose end was not told. */
-struct ofi_send {
-	struct ofi_token token;
-	struct list link;       /* in its endpoint, then in domain->ended; or a free one */
-	struct ofi_conn *conn;  /* NULL: nobody waits for its end */
-	struct ofi_address *to; /* while it is in flight: an address outlives what goes there */
-	uint64_t id;
-	int32_t status;
-	uint32_t buffer; /* of a message in flight, else NO_BUFFER */
-	bool is_message;
-};
-
-#define NO_BUFFER UINT32_MAX
-
 /* In front of a message. */
 struct ofi_header {
 	uint64_t nonce; /* of the connection at the receiver */
 	uint32_t tag;
-	uint32_t unused;
+	enum { OFI_DATA, OFI_IMM } kind : 32;
 };
+
+/* An immediate as a message. */
+struct ofi_imm {
+	struct ofi_header header;
+	uint32_t imm;
+};
+
+/* A write or message that was posted and whose end was not told. */
+struct ofi_send {
+	struct ofi_token token;
+	struct list link;       /* in its endpoint, domain->owing, domain->ended; or a free one */
+	struct ofi_conn *conn;  /* NULL: nobody waits for its end */
+	struct ofi_address *to; /* while it is in flight: an address outlives what goes there */
+	uint64_t id;
+	int32_t status;
+	uint32_t len;    /* of a write */
+	uint32_t buffer; /* of a message in flight, else NO_BUFFER */
+	bool is_message;
+	bool owes; /* its immediate, which is sent when it has been placed: */
+	struct ofi_imm imm;
+};
+
+#define NO_BUFFER UINT32_MAX
 
 struct ofi_packet {
 	struct ofi_header header;
@@ -146,7 +163,8 @@ struct ofi_conn {
 	uint64_t peer_nonce;
 	struct ofi_address *peer_writer, *peer_messenger;
 	uint64_t zero_addr, zero_key; /* where immediates without payload go at the peer */
-	uint32_t writes, messages;    /* in flight or ended and not told */
+	uint32_t writes, messages;    /* in flight or ended and not told, */
+	size_t bytes;                 /* and those of the writes */
 	uint32_t received;            /* messages that were not told */
 	int status;                   /* not 0: it broke */
 	bool attached, dead_told;
@@ -158,6 +176,9 @@ struct ofi_conn {
 
 struct ofi_link; /* ofi_link.c */
 
+/* How an immediate says whose it is. */
+enum ofi_whose { OFI_BY_DATA, OFI_BY_ADDRESS, OFI_BY_MESSAGE };
+
 struct ofi_domain {
 	struct domain domain;
 	const struct libfabric *lib;
@@ -168,7 +189,7 @@ struct ofi_domain {
 	struct fid_domain *fid;
 	struct fid_av *av;
 	struct fid_cq *cq;
-	bool wide;     /* 64 bits go with an immediate, so that it names its connection */
+	enum ofi_whose whose;
 	bool offsets;  /* peers' memory is addressed from the beginning of a region */
 	bool local_mr; /* what is sent from has to be registered */
 	struct ofi_endpoint *messenger, *writer; /* of all connections; opened for the first */
@@ -182,8 +203,10 @@ struct ofi_domain {
 	struct list news;
 
 	struct ofi_send *sends;
+	struct fid_mr *sends_mr; /* where immediates are messages */
 	struct list free_sends;
 	unsigned n_free;
+	struct list owing; /* writes that were placed and whose immediates are to be sent */
 	struct list ended;
 	struct ofi_mark read;
 
@@ -242,7 +265,8 @@ static inline const struct ofi_mr *ofi_mr(uint64_t lkey)
  * says. */
 static inline bool ofi_is_read(const struct ofi_domain *d, const struct ofi_mark *mark)
 {
-	return d->read.empty != mark->empty || d->read.taken - mark->taken > 1u << 17;
+	return d->read.empty - mark->empty >= (d->nic.rxm ? 4 : 1) ||
+	       d->read.taken - mark->taken > 1u << 17;
 }
 
 /* ofi_options.c */
@@ -317,6 +341,8 @@ void ofi_describe(const struct conn *conn, char *buf, size_t size);
 /* It has ended; whoever waits for it will be told. */
 void ofi_send_ended(struct ofi_domain *d, struct ofi_send *send, int status);
 void ofi_send_free(struct ofi_domain *d, struct ofi_send *send);
+/* Sends the immediates that placed writes owe, as far as they are taken. */
+void ofi_pay(struct ofi_domain *d);
 
 /* ofi_poll.c */
 unsigned ofi_poll(struct domain *domain, struct arrival *arrivals, unsigned max, unsigned max_msgs);

@@ -20,31 +20,31 @@
 struct provider {
 	const char *name, *asked; /* by which it is asked for, if another */
 	int rank;
-	bool own_endpoints;  /* they are cheap */
-	bool local;          /* it reaches this host alone */
-	bool fences;         /* its device or kernel does not send for ever what was given up */
-	bool keeps, lingers; /* see struct ofi_nic, */
-	unsigned bare;       /* also of this */
-	bool names_sources;  /* of immediates; else they need 8 bytes, to say so themselves */
-	bool unasked;        /* it is chosen also if nobody asks for it */
+	bool own_endpoints;      /* they are cheap */
+	bool local;              /* it reaches this host alone */
+	bool fences;             /* its device or kernel does not send for ever what was given up */
+	bool keeps, lingers;     /* see struct ofi_nic, */
+	unsigned bare;           /* also of this */
+	bool names_sources, rxm; /* likewise */
 };
 
 /* efa is the first, see struct ofi_nic. */
 static const struct provider providers[] = {
-	{ .name = "efa", .rank = 0, .fences = true, .names_sources = true, .unasked = true },
-	/* Names no sources: known only to be refused with that reason. */
-	{ .name = "verbs;ofi_rxm", .asked = "verbs", .rank = 1 },
-	{ .name = "cxi", .rank = 1, .fences = true, .unasked = true },
-	{ .name = "tcp", .rank = 2, .own_endpoints = true, .fences = true, .unasked = true },
-	/* What is tcp since libfabric 1.18, as 1.17 has it. */
-	{ .name = "net",
-	  .asked = "tcp",
-	  .rank = 3,
-	  .own_endpoints = true,
+	{ .name = "efa", .rank = 0, .fences = true, .names_sources = true },
+	/* Its queue goes on looking at endpoints that were closed (up to 2.6), and 1.17 crashes when one is
+	 * closed that has something in flight. */
+	{ .name = "verbs;ofi_rxm",
+	  .asked = "verbs",
+	  .rank = 1,
 	  .fences = true,
-	  .unasked = true },
+	  .keeps = true,
+	  .rxm = true },
+	{ .name = "cxi", .rank = 2, .fences = true },
+	{ .name = "tcp", .rank = 3, .own_endpoints = true, .fences = true },
+	/* What is tcp since libfabric 1.18, as 1.17 has it. */
+	{ .name = "net", .asked = "tcp", .rank = 4, .own_endpoints = true, .fences = true },
 	{ .name = "shm",
-	  .rank = 4,
+	  .rank = 5,
 	  .local = true,
 	  .fences = true,
 	  .keeps = true,
@@ -107,17 +107,11 @@ static bool is_local(const struct fi_info *info)
 	return false;
 }
 
-static bool names_sources(const struct fi_info *info)
-{
-	return provider_of(info)->names_sources ||
-	       info->domain_attr->cq_data_size >= sizeof(uint64_t);
-}
-
 static bool can_serve(const struct fi_info *info)
 {
 	/* efa has a second fabric, without messages in order or delivery complete. */
 	return provider_of(info) && info->ep_attr->type == FI_EP_RDM &&
-	       info->domain_attr->cq_data_size >= 4 && names_sources(info) &&
+	       info->domain_attr->cq_data_size >= 4 &&
 	       !((uint64_t)info->domain_attr->mr_mode & ~(uint64_t)(MR_MODES | FI_MR_HMEM)) &&
 	       info->src_addrlen <= OFI_NAME && strcmp(info->fabric_attr->name, "efa-direct") != 0;
 }
@@ -170,7 +164,7 @@ static bool fits(const struct choice *c, const struct fi_info *info)
 	if (!can_serve(info) || (c->device[0] && !is_named(info, c->device)))
 		return false;
 	return c->provider[0] ? is_asked(provider_of(info), c->provider)
-			      : provider_of(info)->unasked;
+			      : !provider_of(info)->local;
 }
 
 static void add(struct choice *c, const struct fi_info *info)
@@ -224,28 +218,11 @@ static void tell(const struct fi_info *all, char *text, size_t size)
 	}
 }
 
-/* Whether it would do if it said whose immediates are. */
-static bool is_nameless(const struct choice *c, const struct fi_info *all)
-{
-	for (const struct fi_info *info = all; info; info = info->next)
-		if (provider_of(info) && is_asked(provider_of(info), c->provider) &&
-		    !names_sources(info))
-			return true;
-	return false;
-}
-
 static int nothing(const struct libfabric *lib, const struct choice *c, const struct fi_info *all,
 		   struct pg_error *err)
 {
 	char there[200];
 
-	if (is_nameless(c, all))
-		return error_set(err, -ENODEV,
-				 "provider %s of libfabric %u.%u (%s) does not say whose an "
-				 "immediate is%s",
-				 c->provider, FI_MAJOR(lib->version()), FI_MINOR(lib->version()),
-				 lib->path,
-				 !strncmp(c->provider, "verbs", 5) ? "; transport verbs does" : "");
 	tell(all, there, sizeof(there));
 	return error_set(err, -ENODEV, "libfabric %u.%u (%s) has no %s%s%s%s; it has %s",
 			 FI_MAJOR(lib->version()), FI_MINOR(lib->version()), lib->path,
@@ -257,14 +234,14 @@ static int nothing(const struct libfabric *lib, const struct choice *c, const st
 /* Whether better ones were looked for and are not there. */
 static void say_why(const struct choice *c, const struct fi_info *info, char *why, size_t size)
 {
-	const struct provider *p = provider_of(info);
+	static const char *const missed[] = { "the best there is", "no efa here",
+					      "no efa or verbs here" };
+	size_t rank = (size_t)provider_of(info)->rank;
 
-	if (c->provider[0])
-		snprintf(why, size, "asked for");
-	else if (p->rank == 0)
-		snprintf(why, size, "the best there is");
-	else
-		snprintf(why, size, "%s", p->rank == 1 ? "no efa here" : "no efa or cxi here");
+	snprintf(why, size, "%s",
+		 c->provider[0]                              ? "asked for"
+		 : rank < sizeof(missed) / sizeof(missed[0]) ? missed[rank]
+							     : "no efa, verbs or cxi here");
 }
 
 /* ---- What is known of it ---- */
@@ -322,6 +299,8 @@ int ofi_choose(const struct libfabric *lib, const struct ofi_options *options, c
 	nic->rail = rail_of(info);
 	nic->provider = (uint8_t)(p - providers);
 	nic->efa = p == &providers[0];
+	nic->names_sources = p->names_sources;
+	nic->rxm = p->rxm;
 	nic->local = p->local;
 	/* Where regions are bound to the endpoint through which they are written, it is one and stays. */
 	binds = info->domain_attr->mr_mode & FI_MR_ENDPOINT;

@@ -99,7 +99,8 @@ static int open_endpoints(struct ofi_domain *d, struct ofi_conn *c, struct pg_er
 	pthread_mutex_lock(&d->lock);
 	rc = enter(d, &d->messenger, true, &c->messenger, err);
 	if (!rc)
-		rc = enter(d, d->nic.own_endpoints ? &own : &d->writer, false, &c->writer, err);
+		rc = enter(d, d->nic.own_endpoints ? &own : &d->writer, d->whose == OFI_BY_MESSAGE,
+			   &c->writer, err);
 	pthread_mutex_unlock(&d->lock);
 	return rc;
 }
@@ -217,7 +218,7 @@ static int enter_source(struct ofi_domain *d, struct ofi_conn *c)
 	fi_addr_t at = c->peer_writer->at, n = at + 1;
 	struct ofi_conn **more;
 
-	if (d->wide)
+	if (d->whose != OFI_BY_ADDRESS)
 		return 0;
 	if (n > MAX_CONNS * 16)
 		return -ENOSPC;
@@ -388,6 +389,7 @@ void ofi_conn_close(struct conn *conn)
 			forget_sends(d, c, &endpoints[i]->sends);
 			endpoints[i]->refs--;
 		}
+	forget_sends(d, c, &d->owing);
 	forget_sends(d, c, &d->ended);
 	forget_messages(d, c);
 	if (ofi_conn_find(d, c->tag) == c)

@@ -126,6 +126,16 @@ static int check_efa(struct ofi_domain *d, struct ofi_endpoint *e, struct pg_err
 	return 0;
 }
 
+/* ofi_rxm opens queues for all peers that there might be. */
+static const char *not_started(const struct ofi_domain *d, int rc)
+{
+	return d->nic.rxm && rc == -FI_EINVAL
+		       ? "an endpoint does not start; if its queue is longer than the device has "
+			 "them "
+			 "(Soft-RoCE), FI_UNIVERSE_SIZE=16 in the environment makes it shorter"
+		       : "an endpoint does not start";
+}
+
 static int open_fid(struct ofi_domain *d, struct ofi_endpoint *e, struct pg_error *err)
 {
 	size_t len = sizeof(e->name);
@@ -144,7 +154,7 @@ static int open_fid(struct ofi_domain *d, struct ofi_endpoint *e, struct pg_erro
 	if (!rc)
 		rc = fi_enable(e->fid);
 	if (rc)
-		return ofi_refused(d, "an endpoint does not start", rc, err);
+		return ofi_refused(d, not_started(d, rc), rc, err);
 	rc = fi_getname(&e->fid->fid, e->name, &len);
 	if (rc || len > sizeof(e->name))
 		return ofi_refused(d, "an endpoint has no address", rc ? rc : -FI_ETOOSMALL, err);

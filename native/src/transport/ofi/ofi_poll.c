@@ -82,6 +82,11 @@ static void sent(struct ofi_domain *d, struct ofi_send *send, const struct fi_cq
 	struct ofi_conn *c = send->conn;
 	int fault = e ? own_fault(d, e) : 0;
 
+	if (!e && send->owes) {
+		list_remove(&send->link);
+		list_append(&d->owing, &send->link);
+		return;
+	}
 	ofi_send_ended(d, send, !e ? 0 : fault ? fault : -ECONNABORTED);
 	if (c && e && !fault)
 		ofi_conn_break(c, e->err > 0 && e->err < FI_ERRNO_OFFSET ? -e->err : -EIO);
@@ -106,13 +111,20 @@ static void imm_arrived(struct room *room, struct ofi_conn *c, uint32_t imm,
 	a->count = 1;
 }
 
-static void message_arrived(struct ofi_domain *d, struct ofi_receive *r, size_t len)
+static void message_arrived(struct ofi_domain *d, struct ofi_receive *r, size_t len,
+			    struct room *room, const struct arrival *first)
 {
 	const struct ofi_header *header = &r->packet->header;
 	struct ofi_conn *c = len >= sizeof(*header) ? ofi_conn_find(d, header->tag) : NULL;
+	struct ofi_imm imm;
 
 	if (c && (c->nonce != header->nonce || c->fenced_told))
 		c = NULL;
+	if (c && header->kind == OFI_IMM) {
+		memcpy(&imm, r->packet, sizeof(imm));
+		imm_arrived(room, len >= sizeof(imm) ? c : NULL, imm.imm, first);
+		c = NULL;
+	}
 	r->conn = c;
 	r->len = c ? (uint32_t)(len - sizeof(*header)) : 0;
 	if (c)
@@ -122,7 +134,7 @@ static void message_arrived(struct ofi_domain *d, struct ofi_receive *r, size_t 
 
 static struct ofi_conn *source(const struct ofi_domain *d, uint64_t data, fi_addr_t from)
 {
-	if (d->wide)
+	if (d->whose == OFI_BY_DATA)
 		return ofi_conn_find(d, (uint32_t)(data >> 32));
 	return from < d->n_sources ? d->sources[from] : NULL;
 }
@@ -139,7 +151,8 @@ static void take(struct ofi_domain *d, const struct fi_cq_data_entry *e, fi_addr
 	else if (written || !token)
 		return;
 	else if (token->is_receive)
-		message_arrived(d, LIST_ENTRY(token, struct ofi_receive, token), e->len);
+		message_arrived(d, LIST_ENTRY(token, struct ofi_receive, token), e->len, room,
+				first);
 	else
 		sent(d, LIST_ENTRY(token, struct ofi_send, token), NULL);
 }
@@ -196,7 +209,8 @@ static ssize_t read_some(struct ofi_domain *d, struct fi_cq_data_entry *entries,
 	if (d->lost)
 		return -FI_EAGAIN;
 	errno = 0; /* else a socket that is left in there may stay open, see ofi_strangers.c */
-	return d->wide ? fi_cq_read(d->cq, entries, n) : fi_cq_readfrom(d->cq, entries, n, from);
+	return d->whose == OFI_BY_ADDRESS ? fi_cq_readfrom(d->cq, entries, n, from)
+					  : fi_cq_read(d->cq, entries, n);
 }
 
 /* Each is one arrival at most, so that what is read has room. */
@@ -220,7 +234,9 @@ static void read_all(struct ofi_domain *d, struct room *room)
 		if (got <= 0) {
 			if (got < 0 && got != -FI_EAGAIN)
 				queue_failed(d, got);
-			d->read.empty++;
+			/* ofi_rxm keeps to itself what finds no receive, and says that it is empty. */
+			if (!d->nic.rxm || list_empty(&d->handed))
+				d->read.empty++;
 			return;
 		}
 		d->read.taken += (size_t)got;
@@ -228,7 +244,7 @@ static void read_all(struct ofi_domain *d, struct room *room)
 		for (ssize_t i = 0; i < got; i++)
 			take(d, &entries[i], from[i], room, first);
 		/* There were no more, and to ask again may be a system call. */
-		if ((size_t)got < n)
+		if ((size_t)got < n && !d->nic.rxm)
 			return;
 	}
 }
@@ -273,14 +289,15 @@ static void tell_messages(struct ofi_domain *d, struct room *room)
 	}
 }
 
-static void told(struct ofi_conn *c, struct room *room, uint64_t id, int status, bool message)
+static void told(struct ofi_conn *c, struct room *room, const struct ofi_send *send, int status)
 {
 	struct arrival *a = put(room, ARRIVAL_DONE, c);
 
-	a->id = id;
+	a->id = send->id;
 	a->status = status;
-	*(message ? &c->messages : &c->writes) -= 1;
-	if (c->writes <= OFI_WRITES - OFI_ROOM)
+	*(send->is_message ? &c->messages : &c->writes) -= 1;
+	c->bytes -= send->len;
+	if (c->writes <= OFI_WRITES - OFI_ROOM && c->bytes < OFI_BYTES)
 		c->conn.full = false;
 	if (c->stopping && !c->stopped_told)
 		ofi_news(c);
@@ -292,7 +309,7 @@ static void tell_ended(struct ofi_domain *d, struct room *room, unsigned others)
 	while (!list_empty(&d->ended) && room->left > others) {
 		struct ofi_send *send = LIST_ENTRY(d->ended.next, struct ofi_send, link);
 
-		told(send->conn, room, send->id, send->status, send->is_message);
+		told(send->conn, room, send, send->status);
 		ofi_send_free(d, send);
 	}
 }
@@ -308,7 +325,7 @@ static void give_up_messages(struct ofi_conn *c, struct room *room)
 
 		if (send->conn != c || !send->is_message)
 			continue;
-		told(c, room, send->id, -ECONNABORTED, true);
+		told(c, room, send, -ECONNABORTED);
 		send->conn = NULL;
 	}
 }
@@ -372,7 +389,7 @@ static void tell_news(struct ofi_domain *d, struct room *room)
 static bool has_more(const struct ofi_domain *d, bool messages)
 {
 	return !list_empty(&d->news) || d->tell_nic || !list_empty(&d->ended) ||
-	       (messages && !list_empty(&d->inbox));
+	       !list_empty(&d->owing) || (messages && !list_empty(&d->inbox));
 }
 
 /* Each kind has a share of the room, as others may come as fast as they are told. */
@@ -400,6 +417,8 @@ unsigned ofi_poll(struct domain *domain, struct arrival *arrivals, unsigned max,
 	room.left -= kept;
 	read_all(d, &room);
 	room.left += kept;
+	if (!list_empty(&d->owing))
+		ofi_pay(d);
 	if (!list_empty(&d->closed))
 		ofi_endpoints_tidy(d);
 	pthread_mutex_unlock(&d->lock);

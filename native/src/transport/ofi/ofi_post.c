@@ -9,6 +9,9 @@
 /* It has ended when it has been placed, and its immediate can be read there. */
 #define FLAGS (FI_DELIVERY_COMPLETE | FI_COMPLETION)
 
+/* Immediates that are offered in vain in one poll: each time the provider looks around. */
+#define REFUSALS 4
+
 /* ---- What is in flight ---- */
 
 static struct ofi_send *take(struct ofi_domain *d)
@@ -48,6 +51,59 @@ void ofi_send_ended(struct ofi_domain *d, struct ofi_send *send, int status)
 
 /* ---- Posting ---- */
 
+static ssize_t send_imm(struct ofi_send *send)
+{
+	struct ofi_conn *c = send->conn;
+	const struct ofi_domain *d = conn_domain(c);
+	struct iovec iov = { .iov_base = &send->imm, .iov_len = sizeof(send->imm) };
+	void *desc = d->sends_mr ? fi_mr_desc(d->sends_mr) : NULL;
+	struct fi_msg msg = {
+		.msg_iov = &iov,
+		.desc = &desc,
+		.iov_count = 1,
+		.addr = c->peer_writer->at,
+		.context = &send->token.fi,
+	};
+
+	send->owes = false;
+	return fi_sendmsg(c->writer->fid, &msg, FLAGS);
+}
+
+/* False: not yet. */
+static bool pay(struct ofi_domain *d, struct ofi_send *send)
+{
+	struct ofi_conn *c = send->conn;
+	ssize_t rc = c && !c->status ? send_imm(send) : -ECONNABORTED;
+
+	if (rc == -FI_EAGAIN)
+		return false;
+	list_remove(&send->link);
+	if (!rc) {
+		list_append(&c->writer->sends, &send->link);
+		return true;
+	}
+	ofi_send_ended(d, send, -ECONNABORTED);
+	if (c)
+		ofi_conn_break(c, rc > -FI_ERRNO_OFFSET ? (int)rc : -EIO);
+	return true;
+}
+
+void ofi_pay(struct ofi_domain *d)
+{
+	unsigned refusals = 0;
+
+	while (!list_empty(&d->owing) && refusals < REFUSALS) {
+		struct ofi_send *send = LIST_ENTRY(d->owing.next, struct ofi_send, link);
+
+		if (pay(d, send))
+			continue;
+		/* Others go first the next time. */
+		list_remove(&send->link);
+		list_append(&d->owing, &send->link);
+		refusals++;
+	}
+}
+
 static ssize_t post_write(struct ofi_conn *c, const struct wr *wr, struct ofi_send *send)
 {
 	const struct ofi_domain *d = conn_domain(c);
@@ -67,9 +123,20 @@ static ssize_t post_write(struct ofi_conn *c, const struct wr *wr, struct ofi_se
 		.rma_iov = &to,
 		.rma_iov_count = 1,
 		.context = &send->token.fi,
-		.data = wr->imm | (d->wide ? (uint64_t)c->peer_tag << 32 : 0),
+		.data = wr->imm | (d->whose == OFI_BY_DATA ? (uint64_t)c->peer_tag << 32 : 0),
 	};
+	bool imm = wr->op == WR_WRITE_IMM;
 
+	if (imm && d->whose == OFI_BY_MESSAGE) {
+		send->owes = true;
+		send->imm = (struct ofi_imm){
+			.header = { c->peer_nonce, c->peer_tag, OFI_IMM },
+			.imm = wr->imm,
+		};
+		if (!wr->len)
+			return send_imm(send);
+		imm = false;
+	}
 	if (!wr->len) {
 		iov = (struct iovec){ .iov_base = d->zero, .iov_len = d->nic.bare };
 		msg.iov_count = d->nic.bare > 0;
@@ -77,8 +144,7 @@ static ssize_t post_write(struct ofi_conn *c, const struct wr *wr, struct ofi_se
 		to.addr = c->zero_addr;
 		to.key = c->zero_key;
 	}
-	return fi_writemsg(c->writer->fid, &msg,
-			   FLAGS | (wr->op == WR_WRITE_IMM ? FI_REMOTE_CQ_DATA : 0));
+	return fi_writemsg(c->writer->fid, &msg, FLAGS | (imm ? FI_REMOTE_CQ_DATA : 0));
 }
 
 static ssize_t post_message(struct ofi_conn *c, const struct wr *wr, struct ofi_send *send)
@@ -96,7 +162,7 @@ static ssize_t post_message(struct ofi_conn *c, const struct wr *wr, struct ofi_
 	};
 	ssize_t rc;
 
-	packet->header = (struct ofi_header){ .nonce = c->peer_nonce, .tag = c->peer_tag };
+	packet->header = (struct ofi_header){ c->peer_nonce, c->peer_tag, OFI_DATA };
 	memcpy(packet->data, wr->src, wr->len);
 	rc = fi_sendmsg(c->messenger->fid, &msg, FLAGS);
 	if (!rc)
@@ -111,7 +177,7 @@ static bool has_credit(const struct ofi_conn *c, bool message)
 	const struct ofi_domain *d = conn_domain(c);
 
 	if (!message)
-		return c->writes < OFI_WRITES && d->n_free > OFI_BUFFERS;
+		return c->writes < OFI_WRITES && c->bytes < OFI_BYTES && d->n_free > OFI_BUFFERS;
 	return d->n_spare && c->messages < (d->n_spare < OFI_BUFFERS / 2 ? 2 : OFI_MESSAGES);
 }
 
@@ -131,6 +197,8 @@ static ssize_t post_one(struct ofi_conn *c, const struct wr *wr)
 	send->id = wr->id;
 	send->buffer = NO_BUFFER;
 	send->is_message = message;
+	send->len = message ? 0 : (uint32_t)wr->len;
+	send->owes = false;
 	rc = message ? post_message(c, wr, send) : post_write(c, wr, send);
 	if (rc) {
 		ofi_send_free(d, send);
@@ -140,6 +208,7 @@ static ssize_t post_one(struct ofi_conn *c, const struct wr *wr)
 	send->to->refs++;
 	list_append(&e->sends, &send->link);
 	*(message ? &c->messages : &c->writes) += 1;
+	c->bytes += send->len;
 	return 0;
 }
 
@@ -159,7 +228,7 @@ int ofi_post(struct conn *conn, const struct wr *wrs, unsigned n, struct pg_erro
 		posted += !rc;
 	}
 	pthread_mutex_unlock(&d->lock);
-	conn->full = c->writes > OFI_WRITES - OFI_ROOM && rc == -EAGAIN;
+	conn->full = (c->writes > OFI_WRITES - OFI_ROOM || c->bytes >= OFI_BYTES) && rc == -EAGAIN;
 	if (posted)
 		return (int)posted;
 	if (rc == -FI_EAGAIN)
