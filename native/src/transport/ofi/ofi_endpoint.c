@@ -130,8 +130,7 @@ static int check_efa(struct ofi_domain *d, struct ofi_endpoint *e, struct pg_err
 static const char *not_started(const struct ofi_domain *d, int rc)
 {
 	return d->nic.rxm && rc == -FI_EINVAL
-		       ? "an endpoint does not start; if its queue is longer than the device has "
-			 "them "
+		       ? "an endpoint does not start; if its queue is too long for the device "
 			 "(Soft-RoCE), FI_UNIVERSE_SIZE=16 in the environment makes it shorter"
 		       : "an endpoint does not start";
 }

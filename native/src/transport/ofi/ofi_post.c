@@ -51,22 +51,30 @@ void ofi_send_ended(struct ofi_domain *d, struct ofi_send *send, int status)
 
 /* ---- Posting ---- */
 
-static ssize_t send_imm(struct ofi_send *send)
+/* mr: of what is sent, or NULL. */
+static ssize_t send_bytes(const struct ofi_endpoint *e, const struct ofi_address *to, void *bytes,
+			  size_t len, struct fid_mr *mr, struct ofi_send *send)
 {
-	struct ofi_conn *c = send->conn;
-	const struct ofi_domain *d = conn_domain(c);
-	struct iovec iov = { .iov_base = &send->imm, .iov_len = sizeof(send->imm) };
-	void *desc = d->sends_mr ? fi_mr_desc(d->sends_mr) : NULL;
+	struct iovec iov = { .iov_base = bytes, .iov_len = len };
+	void *desc = mr ? fi_mr_desc(mr) : NULL;
 	struct fi_msg msg = {
 		.msg_iov = &iov,
 		.desc = &desc,
 		.iov_count = 1,
-		.addr = c->peer_writer->at,
+		.addr = to->at,
 		.context = &send->token.fi,
 	};
 
+	return fi_sendmsg(e->fid, &msg, FLAGS);
+}
+
+static ssize_t send_imm(struct ofi_send *send)
+{
+	const struct ofi_conn *c = send->conn;
+
 	send->owes = false;
-	return fi_sendmsg(c->writer->fid, &msg, FLAGS);
+	return send_bytes(c->writer, c->peer_writer, &send->imm, sizeof(send->imm),
+			  conn_domain(c)->sends_mr, send);
 }
 
 /* False: not yet. */
@@ -151,20 +159,12 @@ static ssize_t post_message(struct ofi_conn *c, const struct wr *wr, struct ofi_
 {
 	struct ofi_domain *d = conn_domain(c);
 	struct ofi_packet *packet = &d->packets[d->spare[d->n_spare - 1]];
-	struct iovec iov = { .iov_base = packet, .iov_len = sizeof(packet->header) + wr->len };
-	void *desc = d->packets_mr ? fi_mr_desc(d->packets_mr) : NULL;
-	struct fi_msg msg = {
-		.msg_iov = &iov,
-		.desc = &desc,
-		.iov_count = 1,
-		.addr = c->peer_messenger->at,
-		.context = &send->token.fi,
-	};
 	ssize_t rc;
 
 	packet->header = (struct ofi_header){ c->peer_nonce, c->peer_tag, OFI_DATA };
 	memcpy(packet->data, wr->src, wr->len);
-	rc = fi_sendmsg(c->messenger->fid, &msg, FLAGS);
+	rc = send_bytes(c->messenger, c->peer_messenger, packet, sizeof(packet->header) + wr->len,
+			d->packets_mr, send);
 	if (!rc)
 		send->buffer = d->spare[--d->n_spare];
 	return rc;
